@@ -1,0 +1,47 @@
+# Everyday commands. `make` alone lists them.
+# Each does the set-up it needs by itself, once; the next call starts at once.
+
+# The interpreter that a new .venv is made with (3.11 or newer).
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format
+
+# The tools come from .venv, whatever the user's shell has activated. Only the set-up itself starts
+# from the user's own interpreter (:= takes PATH as it is on that line).
+.venv/.complete: export PATH := $(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+help: ## List these commands
+	@echo "Usage: make COMMAND"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON=... names the interpreter for a new .venv, for example: make setup PYTHON=python3.12"
+
+setup: .venv/.complete ## Install everything into .venv (the other commands do it when needed)
+	@echo "The environment is ready: .venv"
+
+.venv/.complete: envs/requirements.lock envs/development.lock envs/setup.sh
+	@PYTHON="$(PYTHON)" bash envs/setup.sh
+
+demo: .venv/.complete ## Run the demo study, config/demo.yaml, and write its HTML report
+	snakemake --profile profiles/local --configfile config/demo.yaml
+	@mkdir -p results/demo/report
+	snakemake --configfile config/demo.yaml --report results/demo/report/report.html
+	@echo "The report: results/demo/report/report.html"
+
+# A file's tests stay in one process: what they share (compiled loaders, small data sets) is made once.
+test: .venv/.complete ## Run the tests, two at a time
+	pytest -n 2 --dist loadfile
+
+lint: .venv/.complete ## Check style, types and the workflow; changes nothing
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+	mypy
+
+format: .venv/.complete ## Put the code into the house style; rewrite the config reference
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile rules
+	python -m transfer_influence.config.reference
