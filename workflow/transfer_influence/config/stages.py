@@ -1,0 +1,83 @@
+"""The part of a study that decides the result of one job.
+
+Rules pass these to the scripts as JSON, so Snakemake sees a change of any value and re-runs just
+the jobs that it concerns.
+"""
+
+from pydantic import PositiveInt
+
+from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
+from transfer_influence.config.settings import Settings
+from transfer_influence.config.study import Estimator, Mode, Order, Outcome, Study, Subset
+
+
+class SourceStage(Settings):
+    """How a shard of source models is trained."""
+
+    seed: int
+    subset: Subset
+    architecture: Architecture
+    recipe: Recipe
+
+
+class TransferStage(Settings):
+    """How source models are transferred to one target in one mode."""
+
+    seed: int
+    target: str
+    mode: Mode
+    architecture: Architecture
+    recipe: TargetRecipe
+
+
+class InfluenceStage(Settings):
+    """How influences are estimated."""
+
+    estimator: Estimator
+    outcome: Outcome
+
+
+class RemovalStage(Settings):
+    """How source models are retrained with classes removed; no order for the baseline."""
+
+    seed: int
+    order: Order | None
+    count: int
+    replicates: PositiveInt
+    architecture: Architecture
+    recipe: Recipe
+
+
+def source_stage(study: Study) -> SourceStage:
+    """Return the settings of all source models of a study."""
+    source = study.source
+    return SourceStage(
+        seed=study.seed,
+        subset=source.subset,
+        architecture=source.architecture,
+        recipe=source.recipe,
+    )
+
+
+def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
+    """Return the settings of the transfers to one target in one mode."""
+    return TransferStage(
+        seed=study.seed,
+        target=target,
+        mode=mode,
+        architecture=study.source.architecture,
+        recipe=study.targets[target].recipe,
+    )
+
+
+def removal_stage(study: Study, order: Order | None, count: int) -> RemovalStage:
+    """Return the settings of the models retrained with `count` classes removed."""
+    assert study.counterfactuals is not None
+    return RemovalStage(
+        seed=study.seed,
+        order=order,
+        count=count,
+        replicates=study.counterfactuals.replicates,
+        architecture=study.source.architecture,
+        recipe=study.source.recipe,
+    )

@@ -1,0 +1,122 @@
+"""Where a result came from: which code, which settings, which libraries."""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from transfer_influence import __version__
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("torch", "torchvision", "ffcv", "numpy", "pyarrow")
+
+
+def code_digest(script: Path) -> str:
+    """Digest the code that a script runs: itself and every module of the package it imports.
+
+    The digest is of the syntax tree without docstrings, so comments, docstrings and layout do not
+    count. It is passed to Snakemake as a parameter, which makes results stale when the code behind
+    them changes, and only then.
+    """
+    modules = _imported_modules(script)
+    trees = "\n".join(_tree(module) for module in sorted(modules))
+    return hashlib.sha256(trees.encode()).hexdigest()[:16]
+
+
+def _imported_modules(script: Path) -> set[Path]:
+    found, waiting = {script}, [script]
+    while waiting:
+        for module in _imports(waiting.pop()):
+            if module not in found:
+                found.add(module)
+                waiting.append(module)
+    return found
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    names = []
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(module for name in names if (module := _module_file(name)) is not None)
+
+
+def _module_file(name: str) -> Path | None:
+    package, *parts = name.split(".")
+    if package != PACKAGE.name or not parts:
+        return None
+    path = PACKAGE.joinpath(*parts)
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@functools.cache
+def _tree(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:]
+    return f"{path.name}: {ast.dump(tree)}"
+
+
+def text_digest(*texts: str) -> str:
+    """Digest some texts, in order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Digest the bytes of a file."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
+def record(
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    code: str,
+    device: str = "cpu",
+    seconds: float | None = None,
+) -> str:
+    """Return the provenance of a result as JSON.
+
+    Args:
+        settings: what decided the result.
+        inputs: digest of each input, by name, as far as it is shared by all shards.
+        code: digest of the code, as Snakemake was given it.
+        device: name of the device it was computed on.
+        seconds: wall time, where it is worth keeping.
+    """
+    return json.dumps(
+        {
+            "settings": settings,
+            "inputs": inputs,
+            "code": code,
+            "version": __version__,
+            "commit": _commit(),
+            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "device": device,
+            "seconds": seconds and round(seconds, 3),
+        }
+    )
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
