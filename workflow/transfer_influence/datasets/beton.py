@@ -1,0 +1,403 @@
+"""The one module that knows FFCV: writing, decoding and streaming `.beton` files.
+
+FFCV 1.0.2 is used as it is. What this module adds, with the reason beside each piece of code:
+errors arrive instead of hanging, nothing leaks when an epoch is left early, and importing FFCV
+changes nothing in the process but its memory.
+"""
+
+import hashlib
+import os
+import queue
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import numba.typed
+import numpy as np
+import torch
+
+from transfer_influence.config.dataset import Storage
+from transfer_influence.datasets.images import Images
+from transfer_influence.errors import UserError
+from transfer_influence.files import atomic
+from transfer_influence.progress import progress
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Import FFCV without its side effects.
+
+    It builds one two-entry dictionary as `numba.typed.Dict`, which costs 4 s of compilation and
+    noise at exit, and is only ever read from Python; and it sets torch to one thread.
+    """
+    typed_dict, threads = numba.typed.Dict, torch.get_num_threads()
+    numba.typed.Dict = dict
+    try:
+        yield
+    finally:
+        numba.typed.Dict = typed_dict
+        torch.set_num_threads(threads)
+
+
+with _quiet_import():
+    import ffcv
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder, resizer
+    from ffcv.libffcv import imdecode, resize_crop
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.memory_managers import OSCacheManager
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.state import State
+    from ffcv.reader import Reader
+    from ffcv.transforms import ToDevice, ToTensor
+    from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
+
+
+def _set_numba_threads(threads: int) -> None:
+    """Stand in for FFCV's function of that name, which also sets torch's threads."""
+    Compiler.num_threads = threads
+    numba.set_num_threads(threads)
+
+
+def _compile_reader(manager: OSCacheManager) -> Callable[..., Any]:
+    """Stand in for FFCV's function of that name, whose signature changes a type inside numba.
+
+    From then on numba takes every byte array for a read-only one, and complains at exit.
+    """
+
+    def read(start: int, file: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+        data, starts, lengths = file
+        return data[start : start + lengths[np.searchsorted(starts, start)]]
+
+    return Compiler.compile(read)
+
+
+Compiler.set_num_threads = _set_numba_threads
+OSCacheManager.compile_reader = _compile_reader
+
+LARGEST_SIDE = 2**16 - 1  # a side is stored in 16 bits
+
+
+def share_of_cpus(workers: int) -> int:
+    """Return `workers`, but no more than the CPUs that this process may use, and at least 1."""
+    allowed = min(
+        len(os.sched_getaffinity(0)),
+        numba.config.NUMBA_NUM_THREADS,  # type: ignore[attr-defined]
+    )
+    return max(1, min(workers, allowed))
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a `.beton` file holds.
+
+    Attributes:
+        sizes: int64 (N, 2), height and width of every image in pixels.
+        histogram: int64 (3, 256), how often each value occurs in red, green and blue.
+        digest: SHA-256 over height, width, label and pixels of every image, in order.
+    """
+
+    sizes: np.ndarray
+    histogram: np.ndarray
+    digest: bytes
+
+
+class _PageTooSmallError(Exception):
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+
+
+def write_beton(path: Path, images: Images, storage: Storage) -> Contents:
+    """Write images and labels as the fields `image` and `label`; same input, same bytes.
+
+    Raises:
+        UserError: an image cannot be read or is too large.
+    """
+    page_size = MIN_PAGE_SIZE
+    while True:
+        try:
+            with atomic(path) as temporary:
+                return _write(temporary, path.name, images, storage, page_size)
+        except _PageTooSmallError as too_small:
+            # Begin again: rare, and it saves opening every image twice to learn the largest.
+            page_size = 1 << (too_small.needed - 1).bit_length()
+
+
+def _write(path: Path, title: str, images: Images, storage: Storage, page_size: int) -> Contents:
+    """Write with FFCV's parts but in this process.
+
+    FFCV's own worker process hangs the writer when a sample raises; and only one worker gives the
+    same bytes every time.
+    """
+    fields = {
+        "image": RGBImageField(
+            write_mode=storage.mode,
+            smart_threshold=storage.smart_threshold,
+            jpeg_quality=storage.quality,
+            compress_probability=storage.proportion,
+        ),
+        "label": IntField(),
+    }
+    writer = DatasetWriter(str(path), fields, page_size=page_size, num_workers=1)
+    writer.num_samples = len(images)
+    writer.prepare()
+    writer.metadata_sm.close()  # memory shared with worker processes, of which there are none
+    writer.metadata_sm.unlink()
+    metadata = np.zeros(len(images), writer.metadata_type)
+    allocator = MemoryAllocator(str(path), writer.data_region_start, page_size)
+
+    histogram = np.zeros((3, 256), np.int64)
+    digest = hashlib.sha256()
+    with _numpy_seed(0), allocator:  # FFCV draws from NumPy's global stream for `proportion`
+        for index in progress(range(len(images)), title, "image"):
+            pixels = _pixels(images, index, storage, page_size)
+            label = int(images.labels[index])
+            sample = (pixels, label)
+            handle_sample(sample, index, metadata.dtype.names, metadata, allocator, fields)
+            histogram += [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
+            digest.update(struct.pack("<3q", *pixels.shape[:2], label))
+            digest.update(pixels.data)
+    writer.metadata_sm = SimpleNamespace(buf=metadata.tobytes())
+    writer.finalize(allocator.allocations)
+    sizes = np.stack([metadata["f0"]["height"], metadata["f0"]["width"]], axis=1)
+    return Contents(sizes.astype(np.int64), histogram, digest.digest())
+
+
+def _pixels(images: Images, index: int, storage: Storage, page_size: int) -> np.ndarray:
+    """Return image `index` as it is to be stored: uint8 (H, W, 3), contiguous."""
+    pixels = np.ascontiguousarray(resizer(np.asarray(images.image(index)), storage.max_resolution))
+    if max(pixels.shape) > LARGEST_SIDE or pixels.size == 0:
+        raise UserError(
+            f"{images.name(index)}: {pixels.shape[1]} × {pixels.shape[0]} pixels; remove the image "
+            f"or resize it to sides of 1 to {LARGEST_SIDE} pixels."
+        )
+    # Twice: a JPEG of noise can be larger than its pixels.
+    if 2 * pixels.nbytes > page_size:
+        raise _PageTooSmallError(2 * pixels.nbytes)
+    return pixels
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+# Reading it all at once
+
+
+def decode_all(path: Path, workers: int = 1) -> np.ndarray:
+    """Decode a file whose images all have one size, without compiling anything.
+
+    Returns:
+        uint8 (N, H, W, 3).
+
+    Raises:
+        UserError: the file is not whole, or its images differ in size.
+    """
+    reader = _open(path)
+    rows = reader.metadata["f0"]
+    height, width = int(rows["height"][0]), int(rows["width"][0])
+    if (rows["height"] != height).any() or (rows["width"] != width).any():
+        raise UserError(
+            f"{path}: images of different sizes cannot be held in one array; set `loader: stream`, "
+            "or `image_size` in the data set's file."
+        )
+    file = np.memmap(path, np.uint8, mode="r")
+    ends = rows["data_ptr"] + reader.alloc_table["size"]
+    images = np.empty((len(rows), height, width, 3), np.uint8)
+
+    def decode(index: int) -> None:
+        stored = file[rows["data_ptr"][index] : ends[index]]
+        if rows["mode"][index] == IMAGE_MODES["jpg"]:
+            if imdecode(stored, images[index], height, width, height, width) != 0:
+                raise UserError(f"{path}: image {index} is damaged; convert the data set again.")
+        else:
+            images[index] = stored.reshape(height, width, 3)
+
+    with ThreadPoolExecutor(share_of_cpus(workers)) as pool:
+        for _ in pool.map(decode, range(len(rows))):  # asking for the results raises their errors
+            pass
+    return images
+
+
+def _open(path: Path) -> Reader:
+    """Read the tables of a file that `write_beton` wrote.
+
+    FFCV checks nothing: a damaged file fails in many ways, and in compiled code without a word.
+    """
+    with suppress(Exception):
+        reader = Reader(str(path))
+        rows, stored = reader.metadata["f0"], reader.alloc_table
+        pixels = 3 * rows["height"].astype(np.int64) * rows["width"]
+        jpg = rows["mode"] == IMAGE_MODES["jpg"]
+        in_order = len(rows) > 0 and np.array_equal(rows["data_ptr"], stored["ptr"])
+        if in_order and (jpg | (stored["size"] == pixels)).all():
+            return reader
+    raise UserError(f"{path}: not a whole .beton file; delete it and convert the data set again.")
+
+
+# Reading batch by batch
+
+
+class BetonStream:
+    """Read, crop and resize images with FFCV's compiled pipeline, compiled once.
+
+    Attributes:
+        sizes: int64 (N, 2), height and width of every image in pixels.
+    """
+
+    def __init__(self, path: Path, resolution: int, device: torch.device, workers: int) -> None:
+        _open(path)
+        pipeline = [_BoxDecoder(resolution), ToTensor()]
+        if device.type == "cuda":
+            pipeline.append(ToDevice(device))
+        self._loader = ffcv.Loader(
+            str(path),
+            batch_size=1,  # set anew for every epoch
+            num_workers=share_of_cpus(workers),
+            os_cache=True,
+            seed=0,  # unused; without it FFCV draws one from NumPy's global stream
+            pipelines={"image": pipeline, "label": None},
+        )
+        self._metadata = self._loader.reader.metadata
+        rows = self._metadata["f0"]
+        self.sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int64)
+
+    def epoch(
+        self, examples: np.ndarray, boxes: np.ndarray, batch_size: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield batches of `examples` in that order; the last one may be smaller.
+
+        Args:
+            examples: int64 (n,), indices of images.
+            boxes: int64 (n, 4), what to keep of each: top, left, height, width in pixels.
+            batch_size: images a batch.
+
+        Yields:
+            uint8 (B, R, R, 3) on the device; yours to keep.
+
+        Raises:
+            Exception: whatever the pipeline raised.
+        """
+        if len(examples) == 0:  # FFCV would crash
+            return
+        self._loader.batch_size = batch_size
+        self._loader.reader.metadata = _with_boxes(self._metadata, examples, boxes)
+        epoch = _Epoch(self._loader, examples)
+        try:
+            for (images,) in epoch:
+                yield images.clone()  # FFCV reuses its buffers
+            if epoch.error is not None:
+                raise epoch.error
+        finally:
+            epoch.stop()
+
+
+class _Epoch(EpochIterator):
+    """FFCV's producer thread, which neither hangs nor leaks."""
+
+    error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:  # else the consumer would wait for ever
+            self.error = error
+            self.output_queue.put(None)
+
+    def stop(self) -> None:
+        """End the thread, whether it waits for room in the queue or is at work on a batch."""
+        self.iter_ixes = iter(())
+        self.close()
+        while self.is_alive():
+            with suppress(queue.Empty):
+                self.output_queue.get(timeout=0.01)
+
+
+_BOX = (("top", "<i8"), ("left", "<i8"), ("bottom", "<i8"), ("right", "<i8"))
+
+
+def _with_boxes(metadata: np.ndarray, examples: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return a copy of FFCV's table of images with the box of each as further columns.
+
+    FFCV hands the table to compiled code at run time, so it is the way to tell the decoder new
+    boxes every epoch without compiling again. A copy for each epoch: its thread may still read it.
+    """
+    columns = RGBImageField().metadata_type.fields
+    row = np.dtype([*((name, column[0]) for name, column in columns.items()), *_BOX])
+    table = np.zeros(len(metadata), [("f0", row)])
+    for name in columns:
+        table["f0"][name] = metadata["f0"][name]
+    top, left, height, width = boxes.T
+    edges = (top, left, top + height, left + width)
+    for (name, _), values in zip(_BOX, edges, strict=True):
+        table["f0"][name][examples] = values
+    return table
+
+
+class _BoxDecoder(SimpleRGBImageDecoder):
+    """Decode an image, and resize a box of it to a square.
+
+    FFCV's own decoders draw the box in numba's per-thread random streams, which no seed makes
+    reproducible, and reserve room for the largest image once for every place in every buffer.
+    """
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.shape = (resolution, resolution, 3)
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        dtype = np.dtype("<u1")
+        state = replace(previous_state, jit_mode=True, shape=self.shape, dtype=dtype)
+        return state, AllocationQuery(self.shape, dtype)
+
+    def generate_code(self) -> Callable[..., Any]:
+        read = self.memory_read
+        decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
+        parallel_range = Compiler.get_iterator()
+        jpg = IMAGE_MODES["jpg"]
+
+        def decode_one(row: np.void, square: np.ndarray, file: tuple[np.ndarray, ...]) -> None:
+            height, width = int(row["height"]), int(row["width"])
+            pixels = read(row["data_ptr"], file)
+            if row["mode"] == jpg:
+                decoded = np.zeros(height * width * 3, np.uint8)
+                decode_jpeg(pixels, decoded, height, width, height, width, 0, 0, 1, 1, False, False)
+                pixels = decoded
+            image = pixels.reshape(height, width, 3)
+            top, bottom = int(row["top"]), int(row["bottom"])
+            left, right = int(row["left"]), int(row["right"])
+            resize(image, top, bottom, left, right, square)
+
+        # A function of its own: numba moves allocations out of a parallel loop, and then images of
+        # different sizes would share one buffer.
+        decode_one = Compiler.compile(decode_one)
+
+        def decode(
+            examples: np.ndarray,
+            squares: np.ndarray,
+            table: np.ndarray,
+            file: tuple[np.ndarray, ...],
+        ) -> np.ndarray:
+            for slot in parallel_range(len(examples)):
+                decode_one(table[examples[slot]], squares[slot], file)
+            return squares[: len(examples)]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode

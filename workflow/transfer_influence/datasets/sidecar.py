@@ -1,0 +1,83 @@
+"""The small file beside a converted data set: what jobs would else scan all images to learn."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from transfer_influence.config.dataset import Storage
+from transfer_influence.errors import UserError
+
+FORMAT = 1
+
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+HeightWidth = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class Sidecar(BaseModel):
+    """What `dataset.json` holds.
+
+    Attributes:
+        format: version of this file; changes when its meaning does.
+        ffcv: version of FFCV that wrote the images.
+        name: name of the data set in `config/datasets/`.
+        classes: class names in the order of the labels.
+        train_count: number of training images.
+        test_count: number of test images.
+        train_class_counts: the same, class by class.
+        test_class_counts: the same, class by class.
+        mean: red, green and blue over all training pixels, black 0 and white 1.
+        std: standard deviation of the same; 1 for a channel that never changes.
+        image_size: height and width in pixels if all images of both splits share them.
+        largest_size: largest height and largest width.
+        digest: SHA-256 in hex over the digests of the training and the test split, each over
+            height, width and label (little-endian int64) and RGB pixels of every image, in order.
+            With JPEG storage, the pixels before compression.
+        storage: how the images were written.
+        licence: licence of the images.
+        citation: whom to cite for them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    ffcv: str
+    name: str
+    classes: list[str]
+    train_count: int
+    test_count: int
+    train_class_counts: list[int]
+    test_class_counts: list[int]
+    mean: Channels
+    std: Channels
+    image_size: HeightWidth | None
+    largest_size: HeightWidth
+    digest: str
+    storage: Storage
+    licence: str
+    citation: str
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read a `dataset.json`.
+
+    Raises:
+        UserError: it is missing, unreadable, or of another version.
+    """
+    try:
+        sidecar = Sidecar.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; convert the data set first.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UserError(
+            f"{path}: {key}: {first['msg'].lower()}; delete the file and convert the data set "
+            "again."
+        ) from None
+    if sidecar.format != FORMAT:
+        raise UserError(
+            f"{path}: format {sidecar.format} where this version reads {FORMAT}; convert the data "
+            "set again."
+        )
+    return sidecar
