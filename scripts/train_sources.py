@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Train a shard of source models, each on its own random subset of the source classes."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import SourceStage
+from transfer_influence.config.study import shard_models
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.outcomes.shards import train_sources
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import record, text_digest
+from transfer_influence.subsets import source_models
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("train_sources"):
+        stage = parse(SourceStage, arguments.settings)
+        data = read_sidecar(arguments.data / "dataset.json")
+        inputs = {"data": data.digest}
+        settings = stage.model_dump(mode="json")
+        train_sources(
+            models=source_models(stage, shard_models(arguments.shard), len(data.classes)),
+            data=arguments.data,
+            architecture=stage.architecture,
+            recipe=stage.recipe,
+            weights=arguments.weights,
+            table=arguments.table,
+            digest=text_digest(stage.model_dump_json(), arguments.code, data.digest),
+            workers=arguments.workers,
+            provenance=lambda device, seconds: record(
+                settings, inputs, arguments.code, device, seconds
+            ),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="subset, network, recipe, seed; as JSON")
+    parser.add_argument("--shard", required=True, help="models to train, such as 000000-000015")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the source data set")
+    parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")
+    parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Transfer a shard of source models to one target in one mode."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import TransferStage
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.outcomes.shards import transfer
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import file_digest, record, text_digest
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("transfer"):
+        stage = parse(TransferStage, arguments.settings)
+        data = read_sidecar(arguments.data / "dataset.json")
+        settings = stage.model_dump(mode="json")
+        digest = text_digest(
+            stage.model_dump_json(), arguments.code, data.digest, file_digest(arguments.sources)
+        )
+        transfer(
+            weights=arguments.weights,
+            sources=arguments.sources,
+            stage=stage,
+            seeds=lambda model: TrainingSeeds.from_stream(
+                stream(stage.seed, Stage.TRANSFER, model, stage.target, stage.mode)
+            ),
+            data=arguments.data,
+            table=arguments.table,
+            digest=digest,
+            workers=arguments.workers,
+            provenance=lambda device, seconds: record(
+                settings, {"data": data.digest}, arguments.code, device, seconds
+            ),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="target, mode, recipe, seed; as JSON")
+    parser.add_argument("--weights", required=True, type=Path, help="weights of the source models")
+    parser.add_argument("--sources", required=True, type=Path, help="table of the source models")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the target data set")
+    parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks, their heads, and which of their parameters are trained."""

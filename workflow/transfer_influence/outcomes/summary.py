@@ -1,0 +1,149 @@
+"""All shards of one (target, mode), checked and put together."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transfer_influence.errors import UserError
+from transfer_influence.files import atomic
+from transfer_influence.outcomes.tables import (
+    read_provenance,
+    read_table,
+    with_provenance,
+)
+from transfer_influence.progress import progress
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP = 64
+UNSHARED = ("code", "version", "commit", "libraries", "device", "seconds")
+
+
+def summarize(
+    transfers: list[Path], sources: list[Path], models: int, output: Path, provenance: str
+) -> None:
+    """Write the outcomes of models 0 … `models`-1 of all shards.
+
+    The table has the columns of the transfers, and `mask` and `source_accuracy` of the sources. It
+    is written as it is read: memory holds a shard and a row group.
+
+    Args:
+        transfers: tables of transferred models, one a shard.
+        sources: tables of the source models, in the same order.
+        models: how many models to keep.
+        output: Parquet file to write.
+        provenance: of the output.
+
+    Raises:
+        UserError: a shard is missing, damaged, or of another config than the first; a model is
+            missing or there twice; an outcome is not finite.
+    """
+    check_same_origin(transfers)
+    check_same_origin(sources)
+    seen: list[int] = []
+    shards = progress(joined(transfers, sources), "shards", "shard", len(transfers))
+    kept = (rows.filter(pc.field("model") < models) for rows in shards)
+    with atomic(output) as temporary:
+        writer = None
+        for group in regrouped(kept):
+            group = with_provenance(group, provenance)
+            if writer is None:
+                writer = pq.ParquetWriter(temporary, group.schema, compression="zstd")
+            writer.write_table(group)
+            seen += group["model"].to_pylist()
+        if writer is not None:
+            writer.close()
+        check_each_once(seen, models, output)
+    log.info("%s: %d models", output, models)
+
+
+def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of `ROW_GROUP` rows, the last one smaller.
+
+    Estimators add up row group by row group, so its size must not depend on that of the shards if
+    the last bits of an influence are not to.
+    """
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        rows = pa.concat_tables(waiting)
+        whole = len(rows) - len(rows) % ROW_GROUP
+        for first in range(0, whole, ROW_GROUP):
+            yield rows.slice(first, ROW_GROUP)
+        waiting = [rows.slice(whole)]
+    if waiting and len(waiting[0]):
+        yield waiting[0]
+
+
+def joined(transfers: list[Path], sources: list[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of each shard, checked, with the masks of its source models."""
+    columns: int | None = None
+    for path, source_path in zip(transfers, sources, strict=True):
+        rows = read_table(path).replace_schema_metadata(None)
+        source = read_table(source_path)
+        if rows["model"].to_pylist() != source["model"].to_pylist():
+            raise UserError(
+                f"{path}: its models are not those of {source_path}; delete it and run again."
+            )
+        examples = rows["raw_margin"].type.list_size
+        if columns not in (None, examples):
+            raise UserError(
+                f"{path}: {examples} test images, but the shards before it have {columns}; delete "
+                f"it and run again."
+            )
+        columns = examples
+        check_finite(rows, path)
+        yield rows.append_column("mask", source["mask"]).append_column(
+            "source_accuracy", source["accuracy"]
+        )
+
+
+def check_finite(rows: pa.Table, path: Path) -> None:
+    """Refuse outcomes that are not finite, naming the model.
+
+    Columns that may be undefined by design, such as `auroc`, are null there and pass.
+    """
+    for name in rows.column_names:
+        column = rows[name].combine_chunks()
+        values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+        if not pa.types.is_floating(values.type):
+            continue
+        finite = pc.is_finite(values).fill_null(True).to_numpy(zero_copy_only=False)
+        if not finite.all():
+            position = int(np.argmin(finite)) * len(rows) // len(finite)
+            raise UserError(
+                f"{path}: {name} of model {rows['model'][position]} is not finite; delete the file "
+                f"and run again, with a lower learning_rate if it comes back."
+            )
+
+
+def check_each_once(seen: list[int], models: int, output: Path) -> None:
+    """Refuse a summary in which a model is missing or stands twice."""
+    numbers, counts = np.unique(seen, return_counts=True)
+    wrong = sorted(set(range(models)) - set(numbers.tolist())) or numbers[counts > 1].tolist()
+    if wrong:
+        raise UserError(
+            f"{output}: model {wrong[0]} is not in the shards exactly once; run the workflow again."
+        )
+
+
+def check_same_origin(paths: list[Path]) -> None:
+    """Refuse files that were made with different settings or from different data."""
+    first = shared_provenance(paths[0])
+    for path in paths[1:]:
+        if shared_provenance(path) != first:
+            raise UserError(
+                f"{path}: made with other settings or data than {paths[0]}; delete it and run "
+                f"again."
+            )
+
+
+def shared_provenance(path: Path) -> dict[str, object]:
+    """Return what must agree between the shards of a table: settings and data set."""
+    provenance = read_provenance(path)
+    return {key: value for key, value in provenance.items() if key not in UNSHARED}

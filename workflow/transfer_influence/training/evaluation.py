@@ -1,0 +1,123 @@
+"""What a trained model does on each test image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from transfer_influence.config.recipe import Recipe
+from transfer_influence.datasets.loaders import Loader
+from transfer_influence.training.loop import Normalize, mixed_precision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcomes of one model on `n` test images of `classes` classes.
+
+    A *margin* is the true class's score minus the best score among the other classes, so a
+    prediction is correct where it is positive (Jain et al. 2023, section 2).
+    """
+
+    raw_margin: np.ndarray  # float32 (n,), of logits
+    softmax_margin: np.ndarray  # float32 (n,), of probabilities, within [-1, 1]
+    raw_logit: np.ndarray  # float32 (n,), of the true class
+    softmax_probability: np.ndarray  # float32 (n,), of the true class
+    is_correct: np.ndarray  # bool (n,)
+    prediction: np.ndarray  # int32 (n,)
+    loss: float  # mean cross-entropy, without label smoothing
+    accuracy: float  # share of correct predictions
+    class_accuracy: np.ndarray  # float64 (classes,), NaN for a class without test images
+    auroc: float | None  # area under the ROC curve of class 1, two classes only
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    examples: np.ndarray,
+    normalize: Normalize,
+    recipe: Recipe,
+    device: torch.device,
+) -> Evaluation:
+    """Evaluate `model` on `examples` (int64, (n,)) of `loader`, in their test view."""
+    model.eval()
+    scores = []
+    for images, labels in loader.batches(examples, recipe.batch_size, None):
+        with mixed_precision(recipe, device):
+            logits = model(normalize(images))
+        scores.append(score(logits.float(), labels))
+        classes = logits.shape[1]
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*scores, strict=True)]
+    raw_margin, softmax_margin, raw_logit, probability, prediction, loss, positive = columns
+    labels = loader.labels[examples]
+    is_correct = prediction == labels
+    return Evaluation(
+        raw_margin=raw_margin,
+        softmax_margin=softmax_margin,
+        raw_logit=raw_logit,
+        softmax_probability=probability,
+        is_correct=is_correct,
+        prediction=prediction.astype(np.int32),
+        loss=float(loss.mean(dtype=np.float64)),
+        accuracy=float(is_correct.mean()),
+        class_accuracy=class_means(is_correct, labels, classes),
+        auroc=area_under_roc(positive, labels == 1) if classes == 2 else None,
+    )
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Score one batch.
+
+    Args:
+        logits: float32 (n, classes), at least two classes.
+        labels: int64 (n,).
+
+    Returns:
+        raw margin, softmax margin, true logit, true probability, prediction, cross-entropy, and
+        the logit of class 1 minus that of class 0 (which ranks as its probability does where there
+        are two classes, but never saturates); each (n,).
+    """
+    probabilities = logits.softmax(dim=1)
+    return (
+        margin(logits, labels),
+        margin(probabilities, labels),
+        of_true_class(logits, labels),
+        of_true_class(probabilities, labels),
+        logits.argmax(dim=1),
+        functional.cross_entropy(logits, labels, reduction="none"),
+        logits[:, 1] - logits[:, 0],
+    )
+
+
+def of_true_class(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return each row's score of its label, (n,)."""
+    return scores.gather(1, labels[:, None])[:, 0]
+
+
+def margin(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return each row's score of its label minus the best of the other scores, (n,)."""
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    return of_true_class(scores, labels) - others.amax(dim=1)
+
+
+def class_means(values: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the mean of `values` within each class, float64 (classes,); NaN for no examples."""
+    counts = np.bincount(labels, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(labels, weights=values, minlength=classes) / counts
+
+
+def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Return the probability that a positive example scores above a negative one.
+
+    Computed from the number of negatives below each score, ties counting one half (Mann & Whitney
+    1947); NaN if a class is empty.
+    """
+    negatives = np.sort(scores[~positive])
+    if len(negatives) in (0, len(scores)):
+        return float("nan")
+    below = np.searchsorted(negatives, scores[positive], side="left")
+    not_above = np.searchsorted(negatives, scores[positive], side="right")
+    return float((below + not_above).mean() / (2 * len(negatives)))
