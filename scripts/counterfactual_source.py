@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Train source models with the most helpful, most harmful or random classes removed."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import RemovalStage
+from transfer_influence.counterfactual import retrained_models
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.outcomes.shards import train_sources
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import file_digest, record, text_digest
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("counterfactual_source"):
+        stage = parse(RemovalStage, arguments.settings)
+        data = read_sidecar(arguments.data / "dataset.json")
+        ranking = file_digest(arguments.ranking) if arguments.ranking else "none"
+        inputs = {"data": data.digest, "ranking": ranking}
+        settings = stage.model_dump(mode="json")
+        train_sources(
+            models=retrained_models(stage, arguments.ranking, len(data.classes)),
+            data=arguments.data,
+            architecture=stage.architecture,
+            recipe=stage.recipe,
+            weights=arguments.weights,
+            table=arguments.table,
+            digest=text_digest(stage.model_dump_json(), arguments.code, data.digest, ranking),
+            workers=arguments.workers,
+            provenance=lambda device, seconds: record(
+                settings, inputs, arguments.code, device, seconds
+            ),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="removal, network, recipe, seed; as JSON")
+    parser.add_argument("--ranking", type=Path, help="table of the ranking; not for random orders")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the source data set")
+    parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")
+    parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

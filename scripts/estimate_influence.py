@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""Estimate the influence of every source class on one target in one mode."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.influence import estimate, write_influences
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import record
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("estimate_influence"):
+        stage = parse(InfluenceStage, arguments.settings)
+        data = read_sidecar(arguments.source)
+        influences = estimate(arguments.summary, stage.estimator, stage.outcome, data.classes)
+        provenance = record(stage.model_dump(mode="json"), {"source": data.digest}, arguments.code)
+        write_influences(influences, data.classes, arguments.output, provenance)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="estimator and outcome; as JSON")
+    parser.add_argument("--summary", required=True, type=Path, help="outcomes of all models")
+    parser.add_argument("--source", required=True, type=Path, help="source's dataset.json")
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

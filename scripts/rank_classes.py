@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Rank the source classes by their influence on a whole target."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.influence import write_ranking
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import record
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("rank_classes"):
+        provenance = record({}, {}, arguments.code)
+        write_ranking(arguments.influences, arguments.output, provenance)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--influences", required=True, type=Path, help="table of influences")
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

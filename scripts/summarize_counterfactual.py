@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Put all retrained models of one (target, mode) into one table."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.counterfactual import summarize_counterfactual
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import record
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("summarize_counterfactual"):
+        summarize_counterfactual(
+            transfers=arguments.transfers,
+            sources=arguments.sources,
+            output=arguments.output,
+            provenance=record({}, {}, arguments.code),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--transfers", required=True, type=Path, nargs="+", help="one a removal")
+    parser.add_argument("--sources", required=True, type=Path, nargs="+", help="in the same order")
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Retrain with classes removed, and see whether the target gets better or worse as predicted."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from transfer_influence.config.stages import RemovalStage
+from transfer_influence.errors import UserError
+from transfer_influence.outcomes.tables import read_provenance, read_table, write_table
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+from transfer_influence.subsets import SourceModel
+
+
+def retrained_models(stage: RemovalStage, ranking: Path | None, classes: int) -> list[SourceModel]:
+    """Return the models to train for one removal, one a replicate.
+
+    A replicate has the same seeds whatever is removed, so that two points of a curve differ by the
+    classes and not by luck with the initial weights.
+
+    Raises:
+        UserError: too few classes would be left, or the ranking is not one of all source classes.
+    """
+    return [
+        SourceModel(
+            replicate,
+            kept_mask(removal_order(stage, ranking, classes, replicate)[: stage.count], classes),
+            TrainingSeeds.from_stream(stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, replicate)),
+        )
+        for replicate in range(stage.replicates)
+    ]
+
+
+def removal_order(
+    stage: RemovalStage, ranking: Path | None, classes: int, replicate: int
+) -> np.ndarray:
+    """Return all class indices (int64) in the order in which a replicate loses them.
+
+    The baseline, which has no order, loses none, so any order will do. A `random` order is another
+    one for each replicate.
+
+    Raises:
+        UserError: the ranking is not one of all source classes.
+    """
+    if stage.order is None:
+        return np.arange(classes)
+    if stage.order == "random":
+        seed = stream(stage.seed, Stage.REMOVAL, replicate)
+        return np.random.default_rng(seed).permutation(classes)
+    if ranking is None:
+        raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")
+    units = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
+    if sorted(units.tolist()) != list(range(classes)):
+        raise UserError(
+            f"{ranking}: ranks {len(units)} classes, but the source data set has {classes}; "
+            f"estimate the influences again."
+        )
+    return units if stage.order == "top" else units[::-1]
+
+
+def kept_mask(removed: np.ndarray, classes: int) -> np.ndarray:
+    """Return the bool mask (classes,) that is false for the removed classes.
+
+    Raises:
+        UserError: fewer than two classes would be left to train on.
+    """
+    if len(removed) > classes - 2:
+        raise UserError(
+            f"counterfactuals.counts: removing {len(removed)} of {classes} classes leaves fewer "
+            f"than 2 to train on; lower it."
+        )
+    mask = np.ones(classes, dtype=bool)
+    mask[removed] = False
+    return mask
+
+
+def summarize_counterfactual(
+    transfers: list[Path], sources: list[Path], output: Path, provenance: str
+) -> None:
+    """Write one row a retrained model.
+
+    Columns: `order` (`none` for the baseline), `removed` (number of classes), `replicate`,
+    `accuracy`, `class_accuracy` and `auroc` on the target's test split, `source_accuracy` on the
+    classes that were left, and `mask`.
+
+    Args:
+        transfers: tables of transferred models, one for each removal.
+        sources: tables of the retrained source models, in the same order.
+        output: Parquet file to write.
+        provenance: of the output.
+
+    Raises:
+        UserError: the models of a transfer are not those of its sources.
+    """
+    tables = []
+    for path, source_path in zip(transfers, sources, strict=True):
+        removal = read_provenance(source_path)["settings"]
+        rows = read_table(path, ["model", "accuracy", "class_accuracy", "auroc"])
+        source = read_table(source_path, ["model", "accuracy", "mask"])
+        if rows["model"].to_pylist() != source["model"].to_pylist():
+            raise UserError(
+                f"{path}: its models are not those of {source_path}; delete it and run again."
+            )
+        columns = {
+            "order": [removal["order"] or "none"] * len(rows),
+            "removed": pa.array([removal["count"]] * len(rows), pa.int32()),
+            "replicate": rows["model"],
+            "accuracy": rows["accuracy"],
+            "class_accuracy": rows["class_accuracy"],
+            "auroc": rows["auroc"],
+            "source_accuracy": source["accuracy"],
+            "mask": source["mask"],
+        }
+        tables.append(pa.table(columns))
+    write_table(pa.concat_tables(tables), output, provenance)

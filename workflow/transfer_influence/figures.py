@@ -1,0 +1,360 @@
+"""Figures and tables of the report, drawn from the result files.
+
+A figure is a matplotlib `Figure` without pyplot, so nothing needs a display and nothing is shared.
+Equal inputs give equal bytes: the user's own matplotlibrc, dates and random ids stay out. Colours
+are those of Okabe & Ito, which colour-blind readers can tell apart.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
+from scipy.stats import t
+
+from transfer_influence.config.study import Outcome
+from transfer_influence.errors import UserError
+from transfer_influence.files import atomic
+from transfer_influence.outcomes.tables import open_table
+
+OUTCOMES: dict[Outcome, str] = {
+    "raw_margin": "mean raw margin (logits)",
+    "softmax_margin": "mean softmax margin",
+    "raw_logit": "mean logit of the true class",
+    "softmax_probability": "mean probability of the true class",
+    "is_correct": "share of correct predictions",
+    "accuracy": "accuracy (share of correct predictions)",
+}
+
+BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
+# Order of removal → what the legend calls it, colour, marker. What helps is blue in every figure.
+ORDERS = {
+    "top": ("most helpful first", BLUE, "o"),
+    "bottom": ("most harmful first", VERMILION, "s"),
+    "random": ("random", BLACK, "^"),
+}
+BASELINE = "none"
+
+WIDTH = 7.5  # inches, the text width of a report
+MOST_BARS = 40
+MOST_CLASSES, EXAMPLES = 20, 8
+LEAST_REPLICATES = 3  # for an interval; below, the single models say more
+
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 11,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    # A class may be called "$5": names are text, never formulas.
+    "text.parse_math": False,
+}
+styled = style.context(["default", STYLE])
+
+
+def influence_table(ranking: Path) -> pd.DataFrame:
+    """Return the ranking: `rank`, `unit`, `name`, `influence`, `standard_error`; best first."""
+    columns = ["rank", "unit", "name", "influence", "standard_error"]
+    return _rows(ranking, columns).sort_values("rank", ignore_index=True)
+
+
+def counterfactual_table(counterfactuals: Path) -> pd.DataFrame:
+    """Summarise the retrained models: one row an order and number of removed classes.
+
+    Columns: `order` (`none` for the baseline), `removed`, `replicates`, `accuracy` and
+    `source_accuracy` (means), `standard_deviation` of the accuracy, and `low` and `high`, its 95 %
+    t-interval: of the mean, where there are at least three replicates.
+    """
+    rows = _rows(counterfactuals, ["order", "removed", "accuracy", "source_accuracy"])
+    rows["order"] = pd.Categorical(rows["order"], [BASELINE, *ORDERS])  # sorts in this order
+    table = rows.groupby(["order", "removed"], as_index=False, observed=True).agg(
+        replicates=("accuracy", "size"),
+        accuracy=("accuracy", "mean"),
+        source_accuracy=("source_accuracy", "mean"),
+        standard_deviation=("accuracy", "std"),
+    )
+    count = table["replicates"].where(table["replicates"] >= LEAST_REPLICATES)
+    half = t.ppf(0.975, count - 1) * table["standard_deviation"] / np.sqrt(count)
+    return table.assign(low=table["accuracy"] - half, high=table["accuracy"] + half)
+
+
+def accuracy_table(summaries: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
+    """Return the spread of the accuracies: one row for the source models, one for each summary.
+
+    Columns: `of`, `models`, `mean`, `standard_deviation`, `min`, `max`.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "of": name,
+                "models": len(values),
+                "mean": values.mean(),
+                "standard_deviation": values.std(ddof=1),
+                "min": values.min(),
+                "max": values.max(),
+            }
+            for name, values in _accuracies(summaries, names)
+        ]
+    )
+
+
+@styled
+def influence_bars(ranking: Path, outcome: Outcome, target: str) -> Figure:
+    """Draw the influence of each source class with its 95 % interval, most helpful on top.
+
+    Of more than 40 classes, the 20 most helpful and the 20 most harmful are drawn.
+    """
+    rows = influence_table(ranking)
+    hidden = max(0, len(rows) - MOST_BARS)
+    half = MOST_BARS // 2
+    rows["place"] = np.arange(len(rows))
+    if hidden:
+        rows = pd.concat([rows[:half], rows[-half:].assign(place=np.arange(half) + half + 1)])
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
+    axes = figure.subplots()
+    for label, colour, side in [
+        ("helpful: models with the class do better", BLUE, rows[rows["influence"] >= 0]),
+        ("harmful: models with the class do worse", VERMILION, rows[rows["influence"] < 0]),
+    ]:
+        if len(side):
+            axes.barh(side["place"], side["influence"], height=0.72, color=colour, label=label)
+    axes.errorbar(
+        rows["influence"],
+        rows["place"],
+        xerr=1.96 * rows["standard_error"],
+        fmt="none",
+        ecolor=BLACK,
+        elinewidth=0.8,
+        capsize=1.5,
+        capthick=0.8,
+    )
+    if hidden:
+        _gap(axes, half, f"{hidden} more {'class' if hidden == 1 else 'classes'} in between")
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(rows["place"], [_short(name, 36) for name in rows["name"]])
+    axes.set_ylim(rows["place"].max() + 0.6, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}, with 95 % interval")
+    figure.legend(loc="outside lower center", ncols=2)
+    _title(figure, f"{target}: which source classes help, and which hurt")
+    return figure
+
+
+@styled
+def counterfactual_curves(counterfactuals: Path, target: str) -> Figure:
+    """Draw the target accuracy against the number of removed classes, one line an order.
+
+    All lines start at the models that lost nothing.
+    """
+    table = counterfactual_table(counterfactuals)
+    models = _rows(counterfactuals, ["order", "removed", "accuracy"])
+    figure = Figure(figsize=(WIDTH, 4.4))
+    axes = figure.subplots()
+    baseline = table[table["order"] == BASELINE]
+    for order, (label, colour, marker) in ORDERS.items():
+        points = table[table["order"] == order]
+        if len(points):
+            _curve(axes, pd.concat([baseline, points]), colour, marker, label)
+            _dots(axes, models[models["order"] == order], colour)
+    if len(baseline):
+        level = 100 * baseline["accuracy"].item()
+        axes.axhline(level, color=GREY, linewidth=1.0, linestyle=":", label="nothing removed")
+        _curve(axes, baseline, GREY, "D", label="")
+        _dots(axes, models[models["order"] == BASELINE], GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
+    axes.set_xlabel("number of source classes removed")
+    axes.set_ylabel("accuracy on the target (%)")
+    drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
+    figure.legend(
+        loc="outside lower center",
+        ncols=4,
+        title=f"Order of removal ({drawn}; faint dots: single retrained models)",
+    )
+    _title(figure, f"{target}: accuracy after retraining without some source classes")
+    return figure
+
+
+@styled
+def accuracy_distributions(summaries: Sequence[Path], names: Sequence[str]) -> Figure:
+    """Draw a histogram of the source models' accuracy, and one for each summary, means marked."""
+    panels = _accuracies(summaries, names)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, 0.6 + 2.1 * lines))
+    grid = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, (name, values) in zip(grid, panels, strict=False):
+        percent = 100 * values
+        axes.hist(percent, bins="auto", color=BLUE, edgecolor="white", linewidth=0.5)
+        axes.axvline(percent.mean(), color=BLACK, linewidth=1.4, linestyle="--")
+        axes.set_title(f"{_short(name, 34)}\nmean {percent.mean():.1f} % (dashed)", loc="left")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    for axes in list(figure.axes)[len(panels) :]:
+        axes.remove()
+    figure.supxlabel("accuracy (%)", fontsize=9)
+    figure.supylabel("number of models", fontsize=9)
+    _title(figure, "Accuracy of the source models, and of the same models transferred")
+    return figure
+
+
+def example_indices(labels: np.ndarray) -> np.ndarray:
+    """Choose the images of a contact sheet: the first 8 of each class, of at most 20 classes.
+
+    Of more classes, 20 are chosen evenly spaced.
+    """
+    classes = np.unique(labels)
+    chosen = classes[np.linspace(0, len(classes) - 1, min(len(classes), MOST_CLASSES)).astype(int)]
+    return np.concatenate([np.flatnonzero(labels == label)[:EXAMPLES] for label in chosen])
+
+
+@styled
+def contact_sheet(
+    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str
+) -> Figure:
+    """Draw images in rows, one row a class, in two blocks where there are more than 5 classes.
+
+    Args:
+        images: uint8 (n, side, side, 3).
+        labels: class of each image (n,).
+        classes: names of all classes, also of those without images here.
+        title: of the figure; where classes are left out, their number is added.
+    """
+    shown = np.unique(labels)
+    columns = np.bincount(labels).max()
+    strips = [_strip(images[labels == label], columns) for label in shown]
+    names = [_short(classes[label], 22) for label in shown]
+    blocks = 1 if len(shown) <= 5 else 2
+    lines = -(-len(shown) // blocks)
+    pitch = len(strips[0])
+    beside = 0.2 + 0.065 * max(map(len, names))  # inches for the names
+    side = min(0.6, (WIDTH / blocks - beside) / columns)
+    figure = Figure(figsize=(WIDTH, 0.4 + lines * side))
+    for block, axes in enumerate(figure.subplots(1, blocks, squeeze=False).flat):
+        rows = slice(block * lines, (block + 1) * lines)
+        axes.imshow(np.vstack(strips[rows]))
+        # Every block is as high as the first, so that all images have one size.
+        axes.set_ylim(lines * pitch - 0.5, -0.5)
+        axes.set_anchor("NW")
+        axes.set_yticks((np.arange(len(names[rows])) + 0.47) * pitch, names[rows])
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    left_out = f" ({len(shown)} of {len(classes)} classes)" if len(shown) < len(classes) else ""
+    _title(figure, title + left_out)
+    return figure
+
+
+@styled
+def save(figure: Figure, *paths: Path) -> None:
+    """Write a figure to files, atomically; the suffix (`.svg`, `.png`) says the format."""
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "figure"}):
+            figure.savefig(temporary, dpi=200, metadata=metadata)
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, atomically, with five significant digits."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
+
+
+def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
+    file = open_table(path)
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(
+            f"{path}: has no column {missing[0]!r}, so it is no such table; name another file."
+        )
+    rows = file.read(columns).to_pandas()
+    if rows.empty:
+        raise UserError(f"{path}: has no rows; run the job that makes it again.")
+    return rows
+
+
+def _accuracies(summaries: Sequence[Path], names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Return the accuracy of every model, by what it is of; source models first."""
+    if len(names) != len(summaries):
+        raise UserError(
+            f"--names: {len(names)} names for {len(summaries)} summaries; give one for each."
+        )
+    tables = [_rows(path, ["accuracy", "source_accuracy"]) for path in summaries]
+    # The same source models are behind all summaries.
+    found = [("source models, own classes", tables[0]["source_accuracy"].to_numpy())]
+    for name, table in zip(names, tables, strict=True):
+        found.append((name, table["accuracy"].to_numpy()))
+    return found
+
+
+def _gap(axes: Axes, place: float, text: str) -> None:
+    """Say across the axes that bars are left out at `place`."""
+    axes.axhspan(place - 0.42, place + 0.42, color="#eeeeee", linewidth=0, zorder=3)
+    across = axes.get_yaxis_transform()
+    axes.text(0.5, place, text, transform=across, ha="center", va="center", fontsize=8, zorder=4)
+
+
+def _curve(axes: Axes, points: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+    half = 100 * (points["high"] - points["accuracy"])
+    axes.errorbar(
+        points["removed"],
+        100 * points["accuracy"],
+        yerr=half if half.notna().any() else None,
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linewidth=1.6,
+        elinewidth=1.0,
+        capsize=3,
+        label=label,
+    )
+
+
+def _dots(axes: Axes, models: pd.DataFrame, colour: str) -> None:
+    """Draw single models, a little to the right of their mean so that both can be seen."""
+    axes.plot(
+        models["removed"],
+        100 * models["accuracy"],
+        linestyle="none",
+        marker="o",
+        markersize=3,
+        markeredgewidth=0,
+        color=colour,
+        alpha=0.4,
+        transform=offset_copy(axes.transData, axes.get_figure(root=True), x=6, units="points"),
+    )
+
+
+def _strip(images: np.ndarray, columns: int) -> np.ndarray:
+    """Put images side by side, with room for `columns` of them."""
+    side = images.shape[1]
+    pitch = side + max(1, side // 14)
+    cells = np.full((columns, pitch, pitch, 3), 255, np.uint8)
+    cells[: len(images), :side, :side] = images
+    return np.hstack(list(cells))
+
+
+def _short(name: str, longest: int) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _title(figure: Figure, title: str) -> None:
+    figure.suptitle(textwrap.fill(title, 80), x=0.02, ha="left", weight="bold")
