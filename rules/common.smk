@@ -1,0 +1,126 @@
+# The study, and what the rules of all stages need to know about it. No rules here.
+
+import os
+import re
+import sys
+from pathlib import Path
+from shlex import quote
+
+from snakemake.exceptions import WorkflowError
+
+checkout = Path(workflow.basedir)
+sys.path.insert(0, str(checkout / "workflow"))
+
+from transfer_influence.config.dataset import describe_dataset
+from transfer_influence.config.stages import (
+    InfluenceStage,
+    removal_stage,
+    source_stage,
+    transfer_stage,
+)
+from transfer_influence.config.study import check_classes, check_study
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.errors import UserError
+from transfer_influence.provenance import code_digest
+
+# Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
+programs = [str(checkout / "scripts"), str(Path(sys.executable).parent)]
+os.environ.update(
+    PATH=os.pathsep.join([*programs, os.getenv("PATH", os.defpath)]),
+    PYTHONPATH=str(checkout / "workflow"),
+)
+
+study_file = Path(os.path.relpath(workflow.configfiles[-1]))
+# A study's own data sets lie beside it; those that come with the workflow are always known.
+dataset_folders = [study_file.parent / "datasets", checkout / "config" / "datasets"]
+
+
+def checked_study():
+    """Return the study, or stop with one sentence that says what is wrong with it."""
+    try:
+        study = check_study(config, str(study_file))
+        for name in study.datasets:
+            describe_dataset(name, dataset_folders)
+        sidecar = study.results / study.study / "data" / study.source.dataset / "dataset.json"
+        if sidecar.exists():
+            classes = len(read_sidecar(sidecar).classes)
+            check_classes(study.source.dataset, classes, study.least_classes)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return study
+
+
+study = checked_study()
+stages = [
+    "datasets",
+    "sources",
+    "transfers",
+    "summaries",
+    "influences",
+    "counterfactuals",
+    "report",
+]
+results = str(study.results / study.study)
+removals = {
+    removal.name: removal
+    for target, mode in study.transfers
+    for removal in study.removals(target, mode)
+}
+
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, study.datasets)),
+    shard=r"\d+-\d+",
+    target="|".join(map(re.escape, study.targets)),
+    mode="fixed|full",
+    estimator="|".join(study.influence.estimators),
+    removal="|".join(map(re.escape, removals)) or "none",
+
+
+def code(script):
+    """Return the digest of the code behind a script, so that a change of it makes results stale."""
+    return code_digest(checkout / "scripts" / script)
+
+
+def data_of(wildcards):
+    """Return the sidecar and the betons of the data set behind a target."""
+    folder = f"{results}/data/{study.dataset_of(wildcards.target)}"
+    return [f"{folder}/dataset.json", f"{folder}/train.beton", f"{folder}/test.beton"]
+
+
+def ranking_of(wildcards):
+    """Return the ranking a removal follows; the baseline and random removals need none."""
+    ranking = removals[wildcards.removal].ranking
+    if ranking is None:
+        return []
+    target, mode = ranking
+    return f"{results}/influences/{target}/{mode}/ranking.parquet"
+
+
+def settings_of(wildcards):
+    """Return the settings of a removal as JSON."""
+    removal = removals[wildcards.removal]
+    return removal_stage(study, removal.order, removal.count).model_dump_json()
+
+
+def removals_of(pattern):
+    """Return an input function: `pattern` for each removal of a (target, mode)."""
+    return lambda wildcards: [
+        pattern.format(removal=removal.name, **wildcards)
+        for removal in study.removals(wildcards.target, wildcards.mode)
+    ]
+
+
+def report_parts():
+    """Return the files that the report is made of: what `rule all` asks for."""
+    parts = expand(f"{results}/report/datasets/{{dataset}}.svg", dataset=study.datasets)
+    parts += [f"{results}/report/accuracies.svg", f"{results}/report/rulegraph.svg"]
+    for target, mode in study.transfers:
+        parts.append(f"{results}/report/{target}/{mode}/influences.svg")
+        parts += expand(
+            f"{results}/influences/{target}/{mode}/{{estimator}}.parquet",
+            estimator=study.influence.estimators,
+        )
+        if study.counterfactuals:
+            parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")
+    return parts

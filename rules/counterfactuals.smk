@@ -1,0 +1,93 @@
+# Retrain with classes removed, to see whether the influences tell the truth.
+
+
+rule counterfactual_source:
+    input:
+        train=f"{results}/data/{study.source.dataset}/train.beton",
+        test=f"{results}/data/{study.source.dataset}/test.beton",
+        sidecar=f"{results}/data/{study.source.dataset}/dataset.json",
+        ranking=ranking_of,
+    output:
+        weights=f"{results}/counterfactuals/sources/{{removal}}.safetensors",
+        table=f"{results}/counterfactuals/sources/{{removal}}.parquet",
+    log:
+        f"{results}/logs/counterfactual_source/{{removal}}.log",
+    benchmark:
+        f"{results}/benchmarks/counterfactual_source/{{removal}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        data=lambda wildcards, input: str(Path(input.sidecar).parent),
+        ranking=lambda wildcards, input: f"--ranking {input.ranking}" if input.ranking else "",
+        settings=settings_of,
+        code=code("counterfactual_source.py"),
+    message:
+        "Retrain source models with classes removed: {wildcards.removal}"
+    shell:
+        "counterfactual_source.py --settings {params.settings:q} {params.ranking}"
+        " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
+        " --code {params.code} --workers {threads} 2> {log:q}"
+
+
+rule counterfactual_transfer:
+    input:
+        data_of,
+        weights=f"{results}/counterfactuals/sources/{{removal}}.safetensors",
+        sources=f"{results}/counterfactuals/sources/{{removal}}.parquet",
+    output:
+        table=f"{results}/counterfactuals/transfers/{{target}}/{{mode}}/{{removal}}.parquet",
+    log:
+        f"{results}/logs/counterfactual_transfer/{{target}}/{{mode}}/{{removal}}.log",
+    benchmark:
+        f"{results}/benchmarks/counterfactual_transfer/{{target}}/{{mode}}/{{removal}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        data=lambda wildcards, input: str(Path(input[0]).parent),
+        settings=lambda wildcards: transfer_stage(
+            study, wildcards.target, wildcards.mode
+        ).model_dump_json(),
+        code=code("transfer.py"),
+    message:
+        "Transfer retrained models to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
+    shell:
+        "transfer.py --settings {params.settings:q} --weights {input.weights:q}"
+        " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
+        " --code {params.code} --workers {threads} 2> {log:q}"
+
+
+rule summarize_counterfactual:
+    input:
+        transfers=removals_of(
+            f"{results}/counterfactuals/transfers/{{target}}/{{mode}}/{{removal}}.parquet"
+        ),
+        sources=removals_of(f"{results}/counterfactuals/sources/{{removal}}.parquet"),
+    output:
+        table=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
+    log:
+        f"{results}/logs/summarize_counterfactual/{{target}}/{{mode}}.log",
+    benchmark:
+        f"{results}/benchmarks/summarize_counterfactual/{{target}}/{{mode}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code("summarize_counterfactual.py"),
+    message:
+        "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
+    shell:
+        "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
+        " --output {output.table:q} --code {params.code} 2> {log:q}"

@@ -1,0 +1,34 @@
+# Images of any kind → FFCV's .beton, and a sidecar that says what is in it.
+
+
+rule convert_dataset:
+    output:
+        train=f"{results}/data/{{dataset}}/train.beton",
+        test=f"{results}/data/{{dataset}}/test.beton",
+        train_labels=f"{results}/data/{{dataset}}/train.labels.npy",
+        test_labels=f"{results}/data/{{dataset}}/test.labels.npy",
+        sidecar=f"{results}/data/{{dataset}}/dataset.json",
+    log:
+        f"{results}/logs/convert_dataset/{{dataset}}.log",
+    benchmark:
+        f"{results}/benchmarks/convert_dataset/{{dataset}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        # Resources, as neither paths nor what the study needs should convert a data set again.
+        folders=" ".join(quote(str(folder)) for folder in dataset_folders),
+        least_classes=lambda wildcards: (
+            study.least_classes if wildcards.dataset == study.source.dataset else 2
+        ),
+    params:
+        output=lambda wildcards, output: str(Path(output.sidecar).parent),
+        settings=lambda wildcards: describe_dataset(wildcards.dataset, dataset_folders),
+        code=code("convert_dataset.py"),
+    message:
+        "Convert the images of {wildcards.dataset}"
+    shell:
+        "convert_dataset.py --dataset {wildcards.dataset} --datasets-folder {resources.folders}"
+        " --least-classes {resources.least_classes} --output {params.output:q} 2> {log:q}"

@@ -1,0 +1,180 @@
+# Figures and tables for people, all in {results}/report, and in Snakemake's own HTML report.
+
+
+rule plot_dataset:
+    input:
+        data=f"{results}/data/{{dataset}}/train.beton",
+        sidecar=f"{results}/data/{{dataset}}/dataset.json",
+    output:
+        svg=report(
+            f"{results}/report/datasets/{{dataset}}.svg",
+            caption="captions/dataset.rst",
+            category="Data sets",
+            labels={"data set": "{dataset}"},
+        ),
+        png=f"{results}/report/datasets/{{dataset}}.png",
+    log:
+        f"{results}/logs/plot_dataset/{{dataset}}.log",
+    benchmark:
+        f"{results}/benchmarks/plot_dataset/{{dataset}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        data=lambda wildcards, input: str(Path(input.sidecar).parent),
+        code=code("plot_dataset.py"),
+    message:
+        "Draw some images of {wildcards.dataset}"
+    shell:
+        "plot_dataset.py --data {params.data:q} --svg {output.svg:q} --png {output.png:q} 2> {log:q}"
+
+
+rule plot_accuracies:
+    input:
+        summaries=[
+            f"{results}/summaries/{target}/{mode}.parquet" for target, mode in study.transfers
+        ],
+    output:
+        svg=report(
+            f"{results}/report/accuracies.svg",
+            caption="captions/accuracies.rst",
+            category="Models",
+            labels={"content": "accuracies", "kind": "figure"},
+        ),
+        png=f"{results}/report/accuracies.png",
+        csv=report(
+            f"{results}/report/accuracies.csv",
+            caption="captions/accuracies_table.rst",
+            category="Models",
+            labels={"content": "accuracies", "kind": "table"},
+        ),
+    log:
+        f"{results}/logs/plot_accuracies.log",
+    benchmark:
+        f"{results}/benchmarks/plot_accuracies.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        names=[f"{target}, {mode}" for target, mode in study.transfers],
+        code=code("plot_accuracies.py"),
+    message:
+        "Draw the accuracies of all models"
+    shell:
+        "plot_accuracies.py --summaries {input.summaries:q} --names {params.names:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+
+
+rule plot_influences:
+    input:
+        ranking=f"{results}/influences/{{target}}/{{mode}}/ranking.parquet",
+    output:
+        svg=report(
+            f"{results}/report/{{target}}/{{mode}}/influences.svg",
+            caption="captions/influences.rst",
+            category="Influences",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "figure"},
+        ),
+        png=f"{results}/report/{{target}}/{{mode}}/influences.png",
+        csv=report(
+            f"{results}/report/{{target}}/{{mode}}/ranking.csv",
+            caption="captions/ranking_table.rst",
+            category="Influences",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "table"},
+        ),
+    log:
+        f"{results}/logs/plot_influences/{{target}}/{{mode}}.log",
+    benchmark:
+        f"{results}/benchmarks/plot_influences/{{target}}/{{mode}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        outcome=study.influence.outcome,
+        code=code("plot_influences.py"),
+    message:
+        "Draw the influences on {wildcards.target}, {wildcards.mode}"
+    shell:
+        "plot_influences.py --ranking {input.ranking:q} --outcome {params.outcome}"
+        " --title '{wildcards.target}, {wildcards.mode}'"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+
+
+rule plot_counterfactuals:
+    input:
+        counterfactuals=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
+    output:
+        svg=report(
+            f"{results}/report/{{target}}/{{mode}}/counterfactuals.svg",
+            caption="captions/counterfactuals.rst",
+            category="Counterfactuals",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "figure"},
+        ),
+        png=f"{results}/report/{{target}}/{{mode}}/counterfactuals.png",
+        csv=report(
+            f"{results}/report/{{target}}/{{mode}}/counterfactuals.csv",
+            caption="captions/counterfactuals_table.rst",
+            category="Counterfactuals",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "table"},
+        ),
+    log:
+        f"{results}/logs/plot_counterfactuals/{{target}}/{{mode}}.log",
+    benchmark:
+        f"{results}/benchmarks/plot_counterfactuals/{{target}}/{{mode}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code("plot_counterfactuals.py"),
+    message:
+        "Draw the counterfactuals of {wildcards.target}, {wildcards.mode}"
+    shell:
+        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q}"
+        " --title '{wildcards.target}, {wildcards.mode}'"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+
+
+rule draw_rulegraph:
+    input:
+        checkout / "Snakefile",
+        [checkout / "rules" / f"{stage}.smk" for stage in stages],
+    output:
+        svg=report(
+            f"{results}/report/rulegraph.svg",
+            caption="captions/rulegraph.rst",
+            category="Workflow",
+            labels={"content": "rule graph"},
+        ),
+        png=f"{results}/report/rulegraph.png",
+        dot=f"{results}/report/rulegraph.dot",
+    log:
+        f"{results}/logs/draw_rulegraph.log",
+    benchmark:
+        f"{results}/benchmarks/draw_rulegraph.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        # Resources, as paths should not make the picture stale.
+        snakefile=workflow.main_snakefile,
+        study=" ".join(quote(str(path)) for path in workflow.configfiles),
+    message:
+        "Draw the rule graph"
+    shell:
+        "( snakemake --snakefile {resources.snakefile:q} --configfile {resources.study}"
+        " --rulegraph dot > {output.dot:q} && dot -Tsvg {output.dot:q} > {output.svg:q}"
+        " && dot -Tpng -Gdpi=96 {output.dot:q} > {output.png:q} ) 2> {log:q}"

@@ -1,0 +1,32 @@
+# Source models, each trained on its own random subset of the source classes.
+
+
+rule train_sources:
+    input:
+        train=f"{results}/data/{study.source.dataset}/train.beton",
+        test=f"{results}/data/{study.source.dataset}/test.beton",
+        sidecar=f"{results}/data/{study.source.dataset}/dataset.json",
+    output:
+        weights=f"{results}/sources/{{shard}}.safetensors",
+        table=f"{results}/sources/{{shard}}.parquet",
+    log:
+        f"{results}/logs/train_sources/{{shard}}.log",
+    benchmark:
+        f"{results}/benchmarks/train_sources/{{shard}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        data=lambda wildcards, input: str(Path(input.sidecar).parent),
+        settings=source_stage(study).model_dump_json(),
+        code=code("train_sources.py"),
+    message:
+        "Train source models {wildcards.shard}"
+    shell:
+        "train_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
+        " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
+        " --code {params.code} --workers {threads} 2> {log:q}"

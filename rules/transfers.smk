@@ -1,0 +1,33 @@
+# Every source model on every target: a new head, or all of the network, trained on the target.
+
+
+rule transfer:
+    input:
+        data_of,
+        weights=f"{results}/sources/{{shard}}.safetensors",
+        sources=f"{results}/sources/{{shard}}.parquet",
+    output:
+        table=f"{results}/transfers/{{target}}/{{mode}}/{{shard}}.parquet",
+    log:
+        f"{results}/logs/transfer/{{target}}/{{mode}}/{{shard}}.log",
+    benchmark:
+        f"{results}/benchmarks/transfer/{{target}}/{{mode}}/{{shard}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        data=lambda wildcards, input: str(Path(input[0]).parent),
+        settings=lambda wildcards: transfer_stage(
+            study, wildcards.target, wildcards.mode
+        ).model_dump_json(),
+        code=code("transfer.py"),
+    message:
+        "Transfer source models {wildcards.shard} to {wildcards.target}, {wildcards.mode}"
+    shell:
+        "transfer.py --settings {params.settings:q} --weights {input.weights:q}"
+        " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
+        " --code {params.code} --workers {threads} 2> {log:q}"
