@@ -1,0 +1,59 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from transfer_influence.config.recipe import CyclicSchedule, Recipe
+from transfer_influence.datasets import beton
+from transfer_influence.datasets.conversion import convert
+
+CPU = torch.device("cpu")
+
+
+def random_images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def recipe(**changes: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "batch_size": 4,
+        "learning_rate": 0.1,
+        "schedule": CyclicSchedule(peak_epoch=0),
+        "resolution": 16,
+    }
+    return Recipe(**{**settings, **changes})
+
+
+def write_settings(folder: Path, name: str, **settings: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def convert_arrays(folder: Path, images: np.ndarray, **settings: Any) -> Path:
+    """Convert images, of two classes in turn, through an .npz file; every third is a test image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(images)) % 2
+    test = np.arange(len(images)) % 3 == 2
+    np.savez(
+        folder / "images.npz",
+        train_images=images[~test],
+        train_labels=labels[~test],
+        test_images=images[test],
+        test_labels=labels[test],
+    )
+    source = str(folder / "images.npz")
+    write_settings(folder, "made", kind="arrays", source=source, **settings)
+    convert("made", [folder], folder / "converted")
+    return folder / "converted"
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFCV's pipelines as plain Python: slow, but nothing to compile."""
+    monkeypatch.setattr(beton.Compiler, "is_enabled", False)

@@ -1,0 +1,195 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import recipe_values
+
+from transfer_influence.config.recipe import Architecture, Recipe
+from transfer_influence.config.stages import RemovalStage
+from transfer_influence.counterfactual import (
+    kept_mask,
+    removal_order,
+    retrained_models,
+    summarize_counterfactual,
+)
+from transfer_influence.errors import UserError
+from transfer_influence.outcomes.tables import list_column, matrix, read_provenance, write_table
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+from transfer_influence.subsets import pack, unpack
+
+CLASSES = 10
+RANKED = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]  # most helpful first
+
+
+def stage(order: str | None, count: int, seed: int = 0, replicates: int = 4) -> RemovalStage:
+    return RemovalStage(
+        seed=seed,
+        order=order,
+        count=count,
+        replicates=replicates,
+        architecture=Architecture(width=4),
+        recipe=Recipe(**recipe_values()),
+    )
+
+
+@pytest.fixture
+def ranking(tmp_path) -> Path:
+    table = pa.table({"rank": range(1, CLASSES + 1), "unit": pa.array(RANKED, pa.int32())})
+    write_table(table, tmp_path / "ranking.parquet", "{}")
+    return tmp_path / "ranking.parquet"
+
+
+def removed(
+    order: str | None, count: int, ranking: Path | None = None, **changes
+) -> list[list[int]]:
+    models = retrained_models(stage(order, count, **changes), ranking, CLASSES)
+    return [np.flatnonzero(~model.mask).tolist() for model in models]
+
+
+def test_top_removes_the_most_helpful_and_bottom_the_most_harmful(ranking):
+    assert removed("top", 3, ranking) == [[2, 7, 9]] * 4
+    assert removed("bottom", 3, ranking) == [[3, 5, 6]] * 4
+    assert removed("top", 8, ranking) == [sorted(RANKED[:8])] * 4
+
+
+def test_the_baseline_removes_nothing():
+    assert removed(None, 0) == [[]] * 4
+
+
+def test_random_removes_other_classes_in_each_replicate_and_study():
+    found = removed("random", 4, replicates=20)
+    assert all(len(set(classes)) == 4 for classes in found)
+    assert len({tuple(classes) for classes in found}) > 15
+    assert removed("random", 4, replicates=20) == found
+    assert removed("random", 4, replicates=20, seed=1) != found
+    assert removed("random", 4, replicates=3) == found[:3]
+
+
+def test_random_removals_come_from_the_removal_stage_and_never_change():
+    seed = stream(5, Stage.REMOVAL, 2)
+    expected = np.random.default_rng(seed).permutation(CLASSES)
+    found = removal_order(stage("random", 4, seed=5), None, CLASSES, 2)
+    np.testing.assert_array_equal(found, expected)
+    assert removal_order(stage("random", 4), None, 6, 0).tolist() == [2, 3, 4, 0, 5, 1]
+
+
+@pytest.mark.parametrize("order", ["top", "bottom", "random"])
+def test_a_larger_removal_contains_the_smaller(order, ranking):
+    path = None if order == "random" else ranking
+    for small, large in zip(removed(order, 3, path), removed(order, 6, path), strict=True):
+        assert set(small) < set(large)
+        assert len(large) == 6
+
+
+@pytest.mark.parametrize("order", ["top", "bottom", "random"])
+def test_an_order_names_every_class_once(order, ranking):
+    found = removal_order(stage(order, 3), ranking, CLASSES, 1)
+    assert sorted(found.tolist()) == list(range(CLASSES))
+
+
+def test_a_replicate_has_the_same_seeds_whatever_is_removed(ranking):
+    plans = [(None, 0), ("top", 3), ("top", 6), ("bottom", 3), ("random", 3)]
+    seeds = [
+        [model.seeds for model in retrained_models(stage(*plan), ranking, CLASSES)]
+        for plan in plans
+    ]
+    assert all(found == seeds[0] for found in seeds)
+    assert len(set(seeds[0])) == 4
+    source = stream(0, Stage.COUNTERFACTUAL_SOURCE, 3)
+    assert seeds[0][3] == TrainingSeeds.from_stream(source)
+    models = retrained_models(stage("top", 3), ranking, CLASSES)
+    assert [model.model for model in models] == [0, 1, 2, 3]
+
+
+def test_retrained_models_share_no_seeds_with_source_models():
+    retrained = {model.seeds for model in retrained_models(stage(None, 0), None, CLASSES)}
+    sources = {TrainingSeeds.from_stream(stream(0, Stage.SOURCE, index)) for index in range(50)}
+    assert not retrained & sources
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
+    with pytest.raises(UserError, match=f"^counterfactuals.counts: removing {count} of 10 classes"):
+        retrained_models(stage("top", count), ranking, CLASSES)
+
+
+def test_a_mask_is_false_for_the_removed_classes():
+    mask = kept_mask(np.array([4, 0]), 6)
+    assert mask.tolist() == [False, True, True, True, False, True]
+    assert mask.dtype == np.bool_
+    assert kept_mask(np.array([], np.int64), 2).all()
+
+
+@pytest.mark.parametrize("classes", [9, 11])
+def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
+    with pytest.raises(
+        UserError, match=f"ranks 10 classes, but the source data set has {classes};"
+    ):
+        retrained_models(stage("top", 3), ranking, classes)
+
+
+def test_a_ranking_that_names_a_class_twice_is_refused(tmp_path):
+    path = tmp_path / "ranking.parquet"
+    write_table(pa.table({"unit": [0, 1, 1, 3]}), path, "{}")
+    with pytest.raises(UserError, match="estimate the influences again"):
+        retrained_models(stage("top", 1), path, 4)
+
+
+def test_an_order_without_its_ranking_is_refused():
+    with pytest.raises(UserError, match=r"^--ranking: not given, but order 'bottom' needs one;"):
+        retrained_models(stage("bottom", 3), None, CLASSES)
+
+
+def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) -> tuple[Path, Path]:
+    """Tables of two retrained and transferred models, with planted numbers."""
+    name = f"{order}-{count}"
+    transfers, sources = folder / f"t-{name}.parquet", folder / f"s-{name}.parquet"
+    columns = {
+        "model": pa.array(models, pa.int64()),
+        "accuracy": [0.5 + count / 100 + model / 1000 for model in (0, 1)],
+        "auroc": pa.array([None, 0.75], pa.float64()),
+        "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),
+    }
+    write_table(pa.table(columns), transfers, "{}")
+    masks = [kept_mask(np.arange(count), CLASSES)] * 2
+    source_columns = {
+        "model": pa.array([0, 1], pa.int64()),
+        "mask": pa.array([pack(mask) for mask in masks], pa.binary(2)),
+        "accuracy": [0.9 - count / 100, 0.8 - count / 100],
+    }
+    made = json.dumps({"settings": {"order": order, "count": count}})
+    write_table(pa.table(source_columns), sources, made)
+    return transfers, sources
+
+
+def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
+    tables = [
+        write_removal(tmp_path, *removal) for removal in [(None, 0), ("top", 3), ("random", 3)]
+    ]
+    output = tmp_path / "summary.parquet"
+    made = '{"code": "abc"}'
+    summarize_counterfactual([t for t, _ in tables], [s for _, s in tables], output, made)
+    rows = pq.read_table(output)
+    assert read_provenance(output) == {"code": "abc"}
+    assert rows.column_names == [
+        *("order", "removed", "replicate", "accuracy", "class_accuracy", "auroc"),
+        *("source_accuracy", "mask"),
+    ]
+    assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
+    assert rows["removed"].to_pylist() == [0, 0, 3, 3, 3, 3]
+    assert rows["replicate"].to_pylist() == [0, 1] * 3
+    assert rows["accuracy"].to_pylist() == pytest.approx([0.5, 0.501, 0.53, 0.531, 0.53, 0.531])
+    assert rows["source_accuracy"].to_pylist() == pytest.approx([0.9, 0.8] + [0.87, 0.77] * 2)
+    assert rows["auroc"].to_pylist() == [None, 0.75] * 3
+    np.testing.assert_allclose(matrix(rows["class_accuracy"])[2], [3.1, 3.2])
+    assert unpack(rows["mask"].to_pylist(), CLASSES).sum(axis=1).tolist() == [10, 10, 7, 7, 7, 7]
+
+
+def test_transfers_of_other_retrained_models_are_refused(tmp_path):
+    transfers, sources = write_removal(tmp_path, "top", 3, models=(0, 2))
+    with pytest.raises(UserError, match=r"t-top-3.parquet: its models are not those of .*s-top-3"):
+        summarize_counterfactual([transfers], [sources], tmp_path / "summary.parquet", "{}")
+    assert not (tmp_path / "summary.parquet").exists()

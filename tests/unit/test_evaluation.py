@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, roc_auc_score
+from tests.conftest import CLASSES, recipe_values
+
+from transfer_influence.config.recipe import Architecture, Recipe
+from transfer_influence.datasets.loaders import Loader, open_loader
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.models.building import build_model
+from transfer_influence.training.evaluation import (
+    Evaluation,
+    area_under_roc,
+    class_means,
+    evaluate,
+    margin,
+    score,
+)
+from transfer_influence.training.loop import Normalize
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(**recipe_values())
+SEED = 2  # of untrained weights that happen to be right for some images
+
+# Few different values, so that ties are common; and large ones, at which softmax saturates.
+logits = st.integers(2, 5).flatmap(
+    lambda classes: arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.just(classes)),
+        elements=st.sampled_from([-90.0, -2.5, -1.0, 0.0, 0.5, 3.0, 90.0]),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def loader(planted) -> Loader:
+    return open_loader(planted, "test", RECIPE, CPU, 1)
+
+
+@pytest.fixture(scope="module")
+def normalize(planted) -> Normalize:
+    return Normalize(read_sidecar(planted / "dataset.json"), CPU)
+
+
+def evaluation(model, loader, normalize, examples=None, batch_size=16) -> Evaluation:
+    recipe = Recipe(**recipe_values(batch_size=batch_size))
+    examples = np.arange(len(loader.labels)) if examples is None else examples
+    return evaluate(model, loader, examples, normalize, recipe, CPU)
+
+
+@given(logits, st.data())
+def test_margins_are_those_of_a_loop(rows, data):
+    labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
+    raw, soft, logit, probability, prediction, loss, _ = score(
+        torch.from_numpy(rows), torch.from_numpy(labels)
+    )
+    for index, (row, label) in enumerate(zip(rows.astype(np.float64), labels, strict=True)):
+        others = [value for other, value in enumerate(row) if other != label]
+        exponentials = np.exp(row - row.max())
+        shares = exponentials / exponentials.sum()
+        other_shares = [value for other, value in enumerate(shares) if other != label]
+        assert raw[index] == row[label] - max(others)
+        assert soft[index] == pytest.approx(shares[label] - max(other_shares), abs=1e-6)
+        assert logit[index] == row[label]
+        assert probability[index] == pytest.approx(shares[label], abs=1e-6)
+        assert row[prediction[index]] == row.max()
+        assert loss[index] == pytest.approx(
+            row.max() - row[label] + np.log(exponentials.sum()), abs=1e-4
+        )
+
+
+@given(logits, st.data())
+def test_a_prediction_is_correct_where_the_margin_is_positive(rows, data):
+    labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
+    raw, _, _, _, prediction, _, _ = score(torch.from_numpy(rows), torch.from_numpy(labels))
+    correct = prediction.numpy() == labels
+    assert correct[raw.numpy() > 0].all()
+    assert not correct[raw.numpy() < 0].any()
+
+
+def test_a_margin_does_not_change_the_logits():
+    rows = torch.tensor([[1.0, 2.0, 3.0]])
+    assert margin(rows, torch.tensor([2])).tolist() == [1.0]
+    assert rows.tolist() == [[1.0, 2.0, 3.0]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60).filter(
+        lambda pairs: len({positive for _, positive in pairs}) == 2
+    )
+)
+def test_auroc_is_that_of_scikit_learn_ties_included(pairs):
+    scores = np.array([value for value, _ in pairs], np.float32)
+    positive = np.array([positive for _, positive in pairs])
+    expected = roc_auc_score(positive, scores)
+    assert area_under_roc(scores, positive) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("positive", [[True, True], [False, False]])
+def test_auroc_is_undefined_for_one_class_alone(positive):
+    assert np.isnan(area_under_roc(np.array([0.1, 0.2]), np.array(positive)))
+
+
+def test_auroc_tells_apart_logits_whose_probabilities_are_both_one():
+    rows = torch.tensor([[0.0, 40.0], [0.0, 60.0]])
+    labels = np.array([0, 1])
+    positive = score(rows, torch.from_numpy(labels))[-1].numpy()
+    assert area_under_roc(positive, labels == 1) == 1.0
+
+
+def test_class_means_of_a_class_without_examples_are_undefined():
+    found = class_means(np.array([True, False, True]), np.array([0, 0, 2]), 4)
+    np.testing.assert_array_equal(found, [0.5, np.nan, 1.0, np.nan])
+
+
+def test_an_evaluation_agrees_with_scikit_learn(loader, normalize):
+    model = build_model(Architecture(width=4), CLASSES, SEED)
+    found = evaluation(model, loader, normalize)
+    labels = loader.labels
+    matrix = confusion_matrix(labels, found.prediction, labels=range(CLASSES))
+    assert 0 < found.accuracy < 1
+    assert found.accuracy == accuracy_score(labels, found.prediction)
+    np.testing.assert_allclose(found.class_accuracy, matrix.diagonal() / matrix.sum(axis=1))
+    np.testing.assert_array_equal(found.is_correct, found.prediction == labels)
+    np.testing.assert_array_equal(found.is_correct, found.raw_margin > 0)
+    assert found.accuracy == (found.raw_margin > 0).mean()
+    with torch.inference_mode():
+        images, _ = next(iter(loader.batches(np.arange(len(labels)), len(labels), None)))
+        shares = model.double()(normalize(images).double()).softmax(dim=1).numpy()
+    assert found.loss == pytest.approx(log_loss(labels, shares), rel=1e-5)
+    assert found.auroc is None
+    assert {
+        name: getattr(found, name).dtype.name
+        for name in ("raw_margin", "softmax_margin", "raw_logit", "softmax_probability")
+    } == dict.fromkeys(
+        ("raw_margin", "softmax_margin", "raw_logit", "softmax_probability"), "float32"
+    )
+    assert (found.is_correct.dtype, found.prediction.dtype) == (np.bool_, np.int32)
+
+
+def test_two_classes_have_an_auroc(loader, normalize):
+    two = np.flatnonzero(loader.labels < 2)
+    model = build_model(Architecture(width=4), 2, 0)
+    found = evaluation(model, loader, normalize, two)
+    labels = loader.labels[two]
+    scores = np.where(labels == 1, found.softmax_probability, 1 - found.softmax_probability)
+    assert found.auroc == pytest.approx(roc_auc_score(labels, scores), abs=0.02)
+
+
+def test_outcomes_stand_in_the_order_of_the_examples(loader, normalize):
+    model = build_model(Architecture(width=4), CLASSES, SEED)
+    whole = evaluation(model, loader, normalize)
+    order = np.random.default_rng(0).permutation(len(loader.labels))[:23]
+    part = evaluation(model, loader, normalize, order)
+    np.testing.assert_allclose(part.raw_margin, whole.raw_margin[order], atol=1e-5)
+    np.testing.assert_array_equal(part.prediction, whole.prediction[order])
+
+
+def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(loader, normalize):
+    model = build_model(Architecture(width=4), CLASSES, SEED)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = [evaluation(model, loader, normalize, batch_size=size) for size in (7, 64)]
+    np.testing.assert_allclose(found[0].raw_margin, found[1].raw_margin, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

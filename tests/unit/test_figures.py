@@ -1,0 +1,530 @@
+import hashlib
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import convert_arrays, random_images
+from docutils.core import publish_parts
+from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import t
+
+from transfer_influence import figures
+from transfer_influence.config.study import Order, Outcome
+from transfer_influence.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def write(path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def write_ranking(folder: Path, classes: int, best: float = 1.0, worst: float = -1.0) -> Path:
+    rng = np.random.default_rng(classes)
+    return write(
+        folder / "ranking.parquet",
+        {
+            "rank": pa.array(range(1, classes + 1), pa.int32()),
+            "unit": pa.array(rng.permutation(classes), pa.int32()),
+            "name": [f"class {number}" for number in range(classes)],
+            "influence": np.linspace(best, worst, classes),
+            "standard_error": rng.uniform(0.05, 0.2, classes),
+        },
+    )
+
+
+def write_counterfactuals(folder: Path, replicates: int, baseline: bool = True) -> Path:
+    points = list(itertools.product(["top", "bottom", "random"], [2, 4, 8]))
+    points += [("none", 0)] if baseline else []
+    rows = [(*point, replicate) for point in points for replicate in range(replicates)]
+    order, removed, replicate = zip(*rows, strict=True)
+    rng = np.random.default_rng(replicates)
+    return write(
+        folder / "counterfactuals.parquet",
+        {
+            "order": order,
+            "removed": pa.array(removed, pa.int32()),
+            "replicate": pa.array(replicate, pa.int64()),
+            "accuracy": rng.uniform(0.6, 0.9, len(rows)),
+            "class_accuracy": [[0.5, 0.5]] * len(rows),
+            "auroc": pa.nulls(len(rows), pa.float64()),
+            "source_accuracy": rng.uniform(0.9, 1.0, len(rows)),
+            "mask": [b"\x00"] * len(rows),
+        },
+    )
+
+
+def write_summaries(folder: Path, count: int, models: int = 64) -> list[Path]:
+    rng = np.random.default_rng(count)
+    source = rng.uniform(0.9, 1.0, models)
+    return [
+        write(
+            folder / f"summary{number}.parquet",
+            {"accuracy": rng.uniform(0.4, 0.8, models), "source_accuracy": source},
+        )
+        for number in range(count)
+    ]
+
+
+def accuracies(path: Path, order: str, removed: int) -> np.ndarray:
+    table = pq.read_table(path).to_pandas()
+    return table[(table["order"] == order) & (table["removed"] == removed)]["accuracy"].to_numpy()
+
+
+def bars(figure: Figure) -> list[Any]:
+    found = [c for c in figure.axes[0].containers if isinstance(c, BarContainer)]
+    return sorted((bar for container in found for bar in container), key=lambda bar: bar.get_y())
+
+
+def curves(axes: Axes) -> dict[str, ErrorbarContainer]:
+    found = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    return {container.get_label(): container for container in found}
+
+
+def segments(container: ErrorbarContainer) -> np.ndarray:
+    """The ends of the error bars, (bars, 2 ends, 2 coordinates)."""
+    (lines,) = container.lines[2]
+    return np.array(lines.get_segments())
+
+
+def legend_title(figure: Figure) -> str:
+    return figure.legends[0].get_title().get_text()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+# Influences
+
+
+def test_bars_are_as_long_as_the_influences(tmp_path):
+    path = write_ranking(tmp_path, 20)
+    table = pq.read_table(path).to_pandas()
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    assert [bar.get_width() for bar in bars(figure)] == pytest.approx(list(table["influence"]))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == list(table["name"])
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom > top  # the first class is on top
+
+
+def test_influence_intervals_are_1_96_standard_errors(tmp_path):
+    path = write_ranking(tmp_path, 20)
+    table = pq.read_table(path).to_pandas()
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    (intervals,) = curves(figure.axes[0]).values()
+    ends = segments(intervals)[:, :, 0]
+    assert ends[:, 0] == pytest.approx(table["influence"] - 1.96 * table["standard_error"])
+    assert ends[:, 1] == pytest.approx(table["influence"] + 1.96 * table["standard_error"])
+
+
+def test_helpful_and_harmful_differ_in_colour(tmp_path):
+    figure = figures.influence_bars(write_ranking(tmp_path, 6), "raw_margin", "digits, fixed")
+    colours = [bar.get_facecolor() for bar in bars(figure)]
+    assert len(set(colours[:3])) == len(set(colours[3:])) == 1
+    assert colours[0] != colours[3]
+
+
+def test_a_side_without_classes_is_not_in_the_legend(tmp_path):
+    path = write_ranking(tmp_path, 2, best=2.0, worst=1.0)
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == ["helpful"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "gap"),
+    [(40, None), (41, "1 more class in between"), (1000, "960 more classes in between")],
+)
+def test_many_classes_are_cut_to_the_first_and_last_20(tmp_path, classes, gap):
+    path = write_ranking(tmp_path, classes)
+    table = pq.read_table(path).to_pandas()
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    shown = pd.concat([table[:20], table[-20:]])
+    assert [bar.get_width() for bar in bars(figure)] == pytest.approx(list(shown["influence"]))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == list(shown["name"])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ([gap] if gap else [])
+
+
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+def test_the_axis_is_named_after_the_outcome(tmp_path, outcome):
+    figure = figures.influence_bars(write_ranking(tmp_path, 2), outcome, "digits, fixed")
+    assert figures.OUTCOMES[outcome] in figure.axes[0].get_xlabel()
+
+
+def test_class_names_are_text_and_not_formulas(tmp_path):
+    table = pq.read_table(write_ranking(tmp_path, 2))
+    column = table.schema.get_field_index("name")
+    path = tmp_path / "named.parquet"
+    pq.write_table(table.set_column(column, "name", [["$x^$", "a" * 100]]), path)
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figures.save(figure, tmp_path / "figure.png")  # "$x^$" as a formula would be an error
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[0] == "$x^$"
+    assert names[1].startswith("aaa")
+    assert names[1].endswith("…")
+
+
+def test_influence_table_is_sorted_by_rank(tmp_path):
+    table = pq.read_table(write_ranking(tmp_path, 5))
+    pq.write_table(table.take([3, 1, 4, 0, 2]), tmp_path / "shuffled.parquet")
+    found = figures.influence_table(tmp_path / "shuffled.parquet")
+    assert found.to_dict("list") == table.to_pydict()
+
+
+# Counterfactuals
+
+
+def test_every_order_has_colour_and_name():
+    assert list(figures.ORDERS) == list(get_args(Order))
+
+
+def test_curves_are_means_over_replicates_in_per_cent(tmp_path):
+    path = write_counterfactuals(tmp_path, 4)
+    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    for order, (label, *_) in figures.ORDERS.items():
+        line = found[label].lines[0]
+        assert line.get_xdata() == pytest.approx([0, 2, 4, 8])
+        means = [accuracies(path, "none", 0).mean()]
+        means += [accuracies(path, order, removed).mean() for removed in (2, 4, 8)]
+        assert line.get_ydata() == pytest.approx(100 * np.array(means))
+
+
+def test_orders_share_the_point_with_nothing_removed(tmp_path):
+    path = write_counterfactuals(tmp_path, 3)
+    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    baseline = (0, 100 * accuracies(path, "none", 0).mean())
+    assert len(found) == 4  # three orders, and the point itself
+    for curve in found.values():
+        assert tuple(curve.lines[0].get_xydata()[0]) == pytest.approx(baseline)
+
+
+def test_counterfactual_intervals_are_those_of_student(tmp_path):
+    path = write_counterfactuals(tmp_path, 5)
+    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    for order, (label, *_) in figures.ORDERS.items():
+        ends = segments(found[label])[1:, :, 1]  # the first point is the baseline
+        for (low, high), removed in zip(ends, (2, 4, 8), strict=True):
+            values = 100 * accuracies(path, order, removed)
+            half = t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
+            assert (high - low) / 2 == pytest.approx(half)
+            assert (high + low) / 2 == pytest.approx(values.mean())
+
+
+def test_the_t_interval_of_three_replicates_by_hand(tmp_path):
+    columns = {
+        "order": ["top"] * 3,
+        "removed": [1] * 3,
+        "accuracy": [0.1, 0.2, 0.3],
+        "source_accuracy": [1.0] * 3,
+    }
+    row = figures.counterfactual_table(write(tmp_path / "three.parquet", columns)).iloc[0]
+    # 4.302653 is the 97.5 % point of Student's t with 2 degrees of freedom, from a printed table.
+    half = 4.302653 * 0.1 / np.sqrt(3)
+    assert (row["low"], row["high"]) == pytest.approx((0.2 - half, 0.2 + half))
+
+
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_no_intervals_from_fewer_than_three_replicates(tmp_path, replicates):
+    path = write_counterfactuals(tmp_path, replicates)
+    figure = figures.counterfactual_curves(path, "digits, fixed")
+    assert not any(curve.has_yerr for curve in curves(figure.axes[0]).values())
+    assert "interval" not in legend_title(figure)
+    table = figures.counterfactual_table(path)
+    assert table["low"].isna().all()
+
+
+def test_the_legend_says_what_the_intervals_are(tmp_path):
+    figure = figures.counterfactual_curves(write_counterfactuals(tmp_path, 3), "digits, fixed")
+    assert "95 % t-interval" in legend_title(figure)
+
+
+def test_every_single_model_is_a_dot(tmp_path):
+    path = write_counterfactuals(tmp_path, 3)
+    (axes,) = figures.counterfactual_curves(path, "digits, fixed").axes
+    dots = [line for line in axes.lines if line.get_alpha() is not None]
+    drawn = sorted(value for line in dots for value in line.get_ydata())
+    table = pq.read_table(path).to_pandas()
+    assert drawn == pytest.approx(sorted(100 * table["accuracy"]))
+
+
+def test_curves_without_baseline_or_some_orders(tmp_path):
+    table = pq.read_table(write_counterfactuals(tmp_path, 3, baseline=False))
+    path = tmp_path / "top.parquet"
+    pq.write_table(table.filter(pa.compute.equal(table["order"], "top")), path)
+    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    assert list(found) == ["most helpful first"]
+    assert found["most helpful first"].lines[0].get_xdata() == pytest.approx([2, 4, 8])
+
+
+# Accuracies
+
+
+def test_histograms_count_every_model_and_mark_the_mean(tmp_path):
+    summaries = write_summaries(tmp_path, 3)
+    figure = figures.accuracy_distributions(summaries, ["a, fixed", "a, full", "b, fixed"])
+    tables = [pq.read_table(path).to_pandas() for path in summaries]
+    values = [tables[0]["source_accuracy"], *(table["accuracy"] for table in tables)]
+    assert len(figure.axes) == 4
+    for axes, accuracy in zip(figure.axes, values, strict=True):
+        assert sum(bar.get_height() for bar in axes.patches) == 64
+        assert axes.lines[0].get_xdata() == pytest.approx([100 * accuracy.mean()] * 2)
+        assert f"{100 * accuracy.mean():.1f} %" in axes.get_title("left")
+
+
+def test_models_that_are_all_alike_can_be_drawn(tmp_path):
+    path = write(
+        tmp_path / "alike.parquet", {"accuracy": [0.5, 0.5], "source_accuracy": [1.0, 1.0]}
+    )
+    figures.save(figures.accuracy_distributions([path], ["a, fixed"]), tmp_path / "figure.png")
+
+
+def test_accuracy_table(tmp_path):
+    (path,) = write_summaries(tmp_path, 1)
+    found = figures.accuracy_table([path], ["a, fixed"]).set_index("of")
+    accuracy = pq.read_table(path)["accuracy"].to_numpy()
+    assert found.loc["a, fixed"].to_dict() == {
+        "models": 64,
+        "mean": pytest.approx(accuracy.mean()),
+        "standard_deviation": pytest.approx(accuracy.std(ddof=1)),
+        "min": accuracy.min(),
+        "max": accuracy.max(),
+    }
+    assert list(found.index) == ["source models, own classes", "a, fixed"]
+
+
+def test_names_must_match_summaries(tmp_path):
+    with pytest.raises(UserError, match="2 names for 1 summaries"):
+        figures.accuracy_distributions(write_summaries(tmp_path, 1), ["a", "b"])
+
+
+# Images
+
+
+def test_examples_are_the_first_eight_of_each_class():
+    labels = np.array([1, 0] * 20)
+    chosen = figures.example_indices(labels)
+    assert chosen.tolist() == [*range(1, 17, 2), *range(0, 16, 2)]
+
+
+def test_examples_of_many_classes_are_evenly_spaced():
+    labels = np.repeat(np.arange(1000), 3)
+    chosen = np.unique(labels[figures.example_indices(labels)])
+    assert len(chosen) == 20
+    assert (chosen[0], chosen[-1]) == (0, 999)
+    assert set(np.diff(chosen)) <= {52, 53}
+
+
+@pytest.mark.parametrize("classes", [2, 5, 7, 20])
+def test_contact_sheet_draws_every_image_in_the_row_of_its_class(classes):
+    # Every pixel of image i has the value i + 1, and white lies between the images.
+    labels = np.arange(3 * classes) % classes
+    images = np.tile((np.arange(len(labels)) + 1)[:, None, None, None], (1, 4, 4, 3))
+    names = [f"class {number}" for number in range(classes)]
+    figure = figures.contact_sheet(images.astype(np.uint8), labels, names, "Images")
+    rows = []
+    for axes in figure.axes:
+        sheet = np.asarray(axes.images[0].get_array())
+        ticks = [label.get_text() for label in axes.get_yticklabels()]
+        for name, strip in zip(ticks, np.split(sheet, len(ticks)), strict=True):
+            rows.append((name, [strip[2, 5 * place + 2, 0] for place in range(3)]))
+    expected = [
+        (name, [n + 1, n + 1 + classes, n + 1 + 2 * classes]) for n, name in enumerate(names)
+    ]
+    assert rows == expected
+    assert figure.get_suptitle() == "Images"
+
+
+def test_contact_sheet_says_how_many_classes_it_leaves_out():
+    figure = figures.contact_sheet(
+        np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 999]), ["name"] * 1000, "Images"
+    )
+    assert figure.get_suptitle() == "Images (2 of 1000 classes)"
+
+
+# Files
+
+
+def every_figure(folder: Path, classes: int) -> dict[str, Figure]:
+    labels = np.repeat(np.arange(min(classes, 20)), 8)
+    names = [f"class {number}" for number in range(classes)]
+    return {
+        "influences": figures.influence_bars(
+            write_ranking(folder, classes), "raw_margin", "digits, fixed"
+        ),
+        "counterfactuals": figures.counterfactual_curves(
+            write_counterfactuals(folder, 3), "digits, fixed"
+        ),
+        "accuracies": figures.accuracy_distributions(write_summaries(folder, 1), ["a, fixed"]),
+        "dataset": figures.contact_sheet(
+            random_images(len(labels), 16, 16), labels, names, "Training images of digits"
+        ),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_figures_open_and_equal_inputs_give_equal_bytes(tmp_path, classes):
+    digests: list[dict[str, list[str]]] = []
+    for _ in range(2):
+        written = {}
+        for name, figure in every_figure(tmp_path, classes).items():
+            svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
+            figures.save(figure, svg, png)
+            with Image.open(png) as image:
+                assert image.width == 1500
+                assert image.height >= 300
+                assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+            written[name] = [digest(svg), digest(png)]
+        digests.append(written)
+    assert digests[0] == digests[1]
+    assert not list(tmp_path.glob(".*"))  # no temporary files
+
+
+def test_settings_of_the_user_change_nothing(tmp_path):
+    path = write_ranking(tmp_path, 3)
+    svgs = [tmp_path / "usual.svg", tmp_path / "changed.svg"]
+    changes = {"lines.linewidth": 9, "svg.fonttype": "none", "savefig.facecolor": "red"}
+    for svg, settings in zip(svgs, [{}, changes], strict=True):
+        with matplotlib.rc_context(settings):
+            figures.save(figures.influence_bars(path, "raw_margin", "digits, fixed"), svg)
+    assert digest(svgs[0]) == digest(svgs[1])
+
+
+def test_svg_carries_no_date(tmp_path):
+    figures.save(every_figure(tmp_path, 2)["influences"], tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert text.startswith("<?xml")
+    assert "<dc:date>" not in text
+
+
+def test_tables_have_five_significant_digits_and_empty_intervals(tmp_path):
+    table = pd.DataFrame(
+        {"order": ["top"], "removed": [12345678], "low": [np.nan], "x": [1 / 3000]}
+    )
+    figures.save_table(table, tmp_path / "table.csv")
+    text = (tmp_path / "table.csv").read_text()
+    assert text == "order,removed,low,x\ntop,12345678,,0.00033333\n"
+
+
+def test_another_table_is_refused_in_one_sentence(tmp_path):
+    (summary,) = write_summaries(tmp_path, 1)
+    with pytest.raises(UserError, match=r"summary0\.parquet: has no column 'rank'"):
+        figures.influence_table(summary)
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    (summary,) = write_summaries(tmp_path, 1, models=0)
+    with pytest.raises(UserError, match="has no rows"):
+        figures.accuracy_table([summary], ["a, fixed"])
+
+
+# Programs
+
+
+def outputs(folder: Path, *suffixes: str) -> list[Any]:
+    return [part for s in suffixes for part in (f"--{s}", folder / "report" / f"figure.{s}")]
+
+
+def test_plot_influences_writes_figure_and_csv(tmp_path):
+    path = write_ranking(tmp_path, 20)
+    arguments = ["--ranking", path, "--outcome", "raw_margin", "--title", "digits, fixed"]
+    done = run("plot_influences.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
+    assert done.returncode == 0, done.stderr
+    # The same bytes from another process.
+    figures.save(figures.influence_bars(path, "raw_margin", "digits, fixed"), tmp_path / "here.svg")
+    assert digest(tmp_path / "report" / "figure.svg") == digest(tmp_path / "here.svg")
+    table = pq.read_table(path).to_pandas()
+    csv = pd.read_csv(tmp_path / "report" / "figure.csv")
+    assert list(csv.columns) == ["rank", "unit", "name", "influence", "standard_error"]
+    assert csv["name"].tolist() == table["name"].tolist()
+    assert csv["influence"].to_numpy() == pytest.approx(table["influence"].to_numpy(), rel=1e-4)
+
+
+def test_plot_counterfactuals_writes_figure_and_csv(tmp_path):
+    path = write_counterfactuals(tmp_path, 4)
+    arguments = ["--counterfactuals", path, "--title", "digits, fixed"]
+    done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
+    assert done.returncode == 0, done.stderr
+    csv = pd.read_csv(tmp_path / "report" / "figure.csv", keep_default_na=False)
+    assert csv["order"].tolist() == ["none"] + ["top"] * 3 + ["bottom"] * 3 + ["random"] * 3
+    assert csv["removed"].tolist() == [0, *[2, 4, 8] * 3]
+    assert csv["replicates"].tolist() == [4] * 10
+    for row in csv.itertuples():
+        values = accuracies(path, row.order, row.removed)
+        half = t.ppf(0.975, 3) * values.std(ddof=1) / 2
+        expected = (values.mean(), values.mean() - half, values.mean() + half)
+        assert (row.accuracy, row.low, row.high) == pytest.approx(expected, rel=1e-4)
+
+
+def test_plot_accuracies_writes_figure_and_csv(tmp_path):
+    summaries = write_summaries(tmp_path, 2)
+    arguments = ["--summaries", *summaries, "--names", "a, fixed", "a, full"]
+    done = run("plot_accuracies.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
+    assert done.returncode == 0, done.stderr
+    csv = pd.read_csv(tmp_path / "report" / "figure.csv")
+    assert csv["of"].tolist() == ["source models, own classes", "a, fixed", "a, full"]
+    means = [pq.read_table(path)["accuracy"].to_numpy().mean() for path in summaries]
+    assert csv["mean"].tolist()[1:] == pytest.approx(means, rel=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (150, 130)])
+def test_plot_dataset_draws_the_images_of_a_beton(tmp_path, height, width):
+    folder = convert_arrays(tmp_path, random_images(30, height, width))
+    done = run("plot_dataset.py", "--data", folder, *outputs(tmp_path, "svg", "png"))
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "report" / "figure.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_a_missing_table_is_one_sentence_on_the_screen(tmp_path):
+    arguments = ["--counterfactuals", tmp_path / "none.parquet", "--title", "digits, fixed"]
+    done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "none.parquet: no such file" in done.stderr
+
+
+# Captions
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "rules" / "captions").glob("*.rst")), ids=lambda path: path.stem
+)
+def test_captions_are_valid(path):
+    snakemake = SimpleNamespace(
+        config={
+            "study": "demo",
+            "models": 64,
+            "source": {"dataset": "mixed"},
+            "targets": {"a_": {}},
+        },
+        wildcards=SimpleNamespace(target="digits_", mode="fixed", dataset="digits_"),
+    )
+    # As Snakemake renders them, but strict.
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    text = jinja.from_string(path.read_text(encoding="utf-8")).render(snakemake=snakemake)
+    settings = {"halt_level": 2, "report_level": 2}  # a warning is an error
+    html = publish_parts(text, writer="html", settings_overrides=settings)["html_body"]
+    assert "{{" not in html
+    assert "``" not in html

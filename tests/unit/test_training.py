@@ -1,0 +1,258 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import CLASSES, SIDE, recipe_values
+from torch import nn
+
+from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
+from transfer_influence.datasets.loaders import open_loader
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.errors import UserError
+from transfer_influence.models.building import build_model, freeze_for, head_name, place
+from transfer_influence.seeds import TrainingSeeds
+from transfer_influence.training.evaluation import evaluate
+from transfer_influence.training.loop import (
+    Normalize,
+    augmentation_key,
+    epoch_order,
+    train,
+)
+
+CPU = torch.device("cpu")
+SMALL = Architecture(width=4)
+SEEDS = TrainingSeeds(weights=1, order=2, augmentation=3)
+AUGMENTED = {"crop": "padded", "padding": 2, "flip": True}
+
+
+def trained(
+    data: Path,
+    recipe: Recipe,
+    seeds: TrainingSeeds = SEEDS,
+    mode: str = "full",
+    model: nn.Module | None = None,
+    examples: np.ndarray | None = None,
+) -> nn.Module:
+    """A model after training on `examples`, or on all of them."""
+    loader = open_loader(data, "train", recipe, CPU, 1)
+    normalize = Normalize(read_sidecar(data / "dataset.json"), CPU)
+    if model is None:
+        model = place(build_model(SMALL, CLASSES, seeds.weights), CPU)
+        freeze_for(model, mode)
+    if examples is None:
+        examples = np.arange(len(loader.labels))
+    train(model, loader, examples, normalize, recipe, seeds, CPU, "source model 3")
+    return model
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    states = one.state_dict(), two.state_dict()
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+class Linear(nn.Module):
+    """Softmax regression on pixels, in the place of a network."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * SIDE**2, CLASSES, dtype=dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(images.flatten(1).to(self.head.weight.dtype))
+
+
+def softmax_regression(
+    pixels: np.ndarray, labels: np.ndarray, examples: np.ndarray, recipe: Recipe, rates: list
+) -> tuple[np.ndarray, np.ndarray]:
+    """SGD as in the PyTorch manual, in float64 and by hand: (weight, bias)."""
+    smoothing = recipe.label_smoothing
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    x = ((pixels - mean) / std).transpose(0, 3, 1, 2).reshape(len(pixels), -1)
+    x = np.hstack([x, np.ones((len(x), 1))])
+    wanted = np.eye(CLASSES)[labels] * (1 - smoothing) + smoothing / CLASSES
+    theta, velocity = np.zeros((CLASSES, x.shape[1])), np.zeros((CLASSES, x.shape[1]))
+    size = min(recipe.batch_size, len(examples))
+    step = 0
+    for epoch in range(recipe.epochs):
+        order = epoch_order(examples, SEEDS.order, epoch)
+        for first in range(0, len(order) - size + 1, size):
+            batch = order[first : first + size]
+            logits = x[batch] @ theta.T
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            gradient = (shares - wanted[batch]).T @ x[batch] / size + recipe.weight_decay * theta
+            velocity = recipe.momentum * velocity + gradient
+            theta = theta - rates[step] * velocity
+            step += 1
+    assert step == len(rates)
+    return theta[:, :-1], theta[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "rates"),
+    [
+        ({}, 40, [0, 0.001, 0.002, 0.001]),
+        ({"schedule": {"kind": "step", "every": 1, "factor": 0.1}}, 40, [2e-3] * 2 + [2e-4] * 2),
+        ({"momentum": 0.0}, 40, [0, 0.001, 0.002, 0.001]),
+        ({"weight_decay": 0.0}, 40, [0, 0.001, 0.002, 0.001]),
+        ({"label_smoothing": 0.0}, 40, [0, 0.001, 0.002, 0.001]),
+        ({}, 31, [0, 0.002]),
+        ({}, 5, [0, 0.002]),
+    ],
+    ids=["all", "step", "momentum", "decay", "smoothing", "incomplete batch", "less than a batch"],
+)
+def test_training_is_sgd_computed_by_hand(planted, changes, count, rates):
+    values = {"learning_rate": 0.002, "momentum": 0.9, "weight_decay": 20.0, "label_smoothing": 0.2}
+    recipe = Recipe(**recipe_values(**{**values, **changes}))
+    examples = np.random.default_rng(0).permutation(120)[:count]
+    model = trained(planted, recipe, model=Linear(torch.float64), examples=examples)
+    with np.load(planted.parent / "images.npz") as arrays:
+        pixels, labels = arrays["train_images"] / 255, arrays["train_labels"]
+    weight, bias = softmax_regression(pixels, labels, examples, recipe, rates)
+    assert np.abs(weight).max() > 1e-4
+    np.testing.assert_allclose(model.head.weight.detach().numpy(), weight, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(model.head.bias.detach().numpy(), bias, rtol=1e-4, atol=1e-7)
+
+
+def test_a_network_takes_the_steps_of_torchs_sgd(planted):
+    recipe = Recipe(
+        **recipe_values(
+            epochs=1, weight_decay=0.1, schedule={"kind": "multi_step", "epochs": [], "factor": 0.5}
+        )
+    )
+    examples = np.arange(32)
+    model = trained(planted, recipe, examples=examples)
+
+    expected = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU)
+    optimizer = torch.optim.SGD(expected.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
+    loader = open_loader(planted, "train", recipe, CPU, 1)
+    for images, labels in loader.batches(epoch_order(examples, SEEDS.order, 0), 16, 0):
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(expected(normalize(images)), labels).backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
+
+
+def test_training_learns_what_is_planted(planted):
+    recipe = Recipe(**recipe_values(epochs=12))
+    model = trained(planted, recipe)
+    loader = open_loader(planted, "test", recipe, CPU, 1)
+    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
+    found = evaluate(model, loader, np.arange(len(loader.labels)), normalize, recipe, CPU)
+    assert found.accuracy > 0.95
+    assert found.loss < 0.5
+
+
+def test_training_on_some_classes_never_shows_the_others(planted):
+    recipe = Recipe(**recipe_values(epochs=4))
+    labels = np.load(planted / "train.labels.npy")
+    model = trained(planted, recipe, examples=np.flatnonzero(labels < 3))
+    loader = open_loader(planted, "test", recipe, CPU, 1)
+    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
+    found = evaluate(model, loader, np.arange(len(loader.labels)), normalize, recipe, CPU)
+    assert found.class_accuracy[:3].mean() > 0.9
+    assert found.class_accuracy[3:].tolist() == [0, 0, 0]
+
+
+def test_the_same_seeds_give_the_same_weights_bit_for_bit(planted):
+    recipe = Recipe(**recipe_values(augmentation=AUGMENTED))
+    assert same(trained(planted, recipe), trained(planted, recipe))
+
+
+@pytest.mark.parametrize("changed", ["weights", "order", "augmentation"])
+def test_each_seed_changes_the_weights(planted, changed):
+    recipe = Recipe(**recipe_values(augmentation=AUGMENTED))
+    other = TrainingSeeds(**{**vars(SEEDS), changed: 99})
+    assert not same(trained(planted, recipe), trained(planted, recipe, other))
+
+
+def test_the_global_random_state_does_not_matter(planted):
+    recipe = Recipe(**recipe_values(augmentation=AUGMENTED))
+    first = trained(planted, recipe)
+    torch.rand(7)
+    np.random.default_rng().random(3)
+    assert same(first, trained(planted, recipe))
+
+
+def test_without_augmentation_its_seed_changes_nothing(planted):
+    recipe = Recipe(**recipe_values())
+    other = TrainingSeeds(**{**vars(SEEDS), "augmentation": 99})
+    assert same(trained(planted, recipe), trained(planted, recipe, other))
+
+
+@pytest.mark.parametrize("batchnorm", ["train", "frozen"])
+@pytest.mark.parametrize("mode", ["fixed", "full"])
+def test_each_mode_changes_what_it_should_and_nothing_else(planted, mode, batchnorm):
+    recipe = TargetRecipe(**recipe_values(batchnorm=batchnorm))
+    before = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU).state_dict()
+    model = trained(planted, recipe, mode=mode)
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    buffers = {name for name, _ in model.named_buffers()}
+    head = {name for name in before if name.startswith(head_name(model))}
+    weights = head if mode == "fixed" else before.keys() - buffers
+    assert changed == weights | (buffers if batchnorm == "train" else set())
+
+
+def test_a_source_model_always_adapts_its_batchnorm(planted):
+    model = trained(planted, Recipe(**recipe_values()))
+    assert model.stages[0].norm1.num_batches_tracked == 2 * (120 // 16)
+
+
+def test_a_loss_that_is_not_finite_names_model_and_remedy(planted):
+    recipe = Recipe(
+        **recipe_values(learning_rate=1e30, schedule={"kind": "cyclic", "peak_epoch": 0})
+    )
+    with pytest.raises(UserError) as mistake:
+        trained(planted, recipe)
+    assert str(mistake.value) == (
+        "source model 3: the loss is nan after epoch 1; lower the recipe's learning_rate (1e+30)."
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_less_than_two_images_are_refused(planted, count):
+    with pytest.raises(UserError, match=f"^source model 3: {count} training images; give it at"):
+        trained(planted, Recipe(**recipe_values()), examples=np.arange(count))
+
+
+def test_each_epoch_is_logged_with_its_last_learning_rate(planted, caplog):
+    with caplog.at_level(logging.INFO):
+        trained(planted, Recipe(**recipe_values()), examples=np.arange(32))
+    lines = [record.getMessage() for record in caplog.records if "epoch" in record.getMessage()]
+    assert [line.split(", loss")[0] for line in lines] == [
+        "source model 3: epoch 1/2",
+        "source model 3: epoch 2/2",
+    ]
+    assert all("learning rate 0.05," in line for line in lines)
+
+
+def test_normalised_training_images_have_mean_0_and_standard_deviation_1(planted):
+    loader = open_loader(planted, "train", Recipe(**recipe_values()), CPU, 1)
+    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
+    images, _ = next(iter(loader.batches(np.arange(120), 120, None)))
+    normalised = normalize(images)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalised.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_epoch_orders_never_change_as_they_are_part_of_every_result():
+    assert epoch_order(np.arange(8), 5, 0).tolist() == [1, 4, 2, 3, 7, 5, 6, 0]
+    assert epoch_order(np.arange(8), 5, 1).tolist() == [4, 2, 5, 0, 7, 6, 3, 1]
+    assert augmentation_key(5, 1) == 7140773188076526696
+
+
+def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
+    examples = np.arange(100, 150)
+    orders = [epoch_order(examples, seed, epoch) for seed in range(4) for epoch in range(4)]
+    assert all(sorted(order.tolist()) == examples.tolist() for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 16
+    keys = {augmentation_key(seed, epoch) for seed in range(30) for epoch in range(30)}
+    assert len(keys) == 900
+    assert all(0 <= key < 2**63 for key in keys)

@@ -1,0 +1,74 @@
+"""Mistakes in config and data: one clear sentence, before work is spent."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.workflow.conftest import RECIPE, STUDY
+
+SOURCE = STUDY["source"]
+
+
+def sentence(project) -> str:
+    """Return what a failing run says, on one line."""
+    run = project.snakemake()
+    assert run.returncode != 0
+    assert "Traceback" not in run.stdout + run.stderr
+    assert not list(project.results.glob("sources/*")), "work was spent before the mistake was seen"
+    return " ".join((run.stdout + run.stderr).split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"modles": 3}, "config/tiny.yaml: modles: unknown key (did you mean 'models'?)"),
+        (
+            {"targets": {"nowhere": {"modes": ["fixed"], "recipe": RECIPE}}},
+            "data set 'nowhere': no nowhere.yaml in config/datasets",
+        ),
+        (
+            {"targets": {"photos": {"modes": ["fixed", "fixed"], "recipe": RECIPE}}},
+            "targets.photos.modes: 'fixed' is named twice",
+        ),
+        (
+            {"source": {**SOURCE, "subset": {"count": 10}}},
+            "data set 'digits': 10 classes, but the study needs at least 11",
+        ),
+        (
+            {"counterfactuals": {"counts": [0, 10]}},
+            "data set 'digits': 10 classes, but the study needs at least 12",
+        ),
+    ],
+    ids=["unknown key", "unknown target", "mode twice", "subset too large", "all classes removed"],
+)
+def test_bad_config(project, changes, said):
+    project.write_study(**changes)
+    assert said in sentence(project)
+
+
+def test_a_removal_that_became_too_large_stops_before_any_job(finished):
+    finished.write_study(counterfactuals={"counts": [0, 9]})
+    run = finished.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "the study needs at least 11" in run.stdout + run.stderr
+
+
+def test_no_folder_of_images(project):
+    project.write_dataset("digits", {"kind": "folder", "train": "nothing", "test": "nothing"})
+    assert "nothing" in sentence(project)
+
+
+def test_one_class(project):
+    (project.folder / "one" / "only").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(project.folder / "one" / "only" / "0.png")
+    project.write_dataset("digits", {"kind": "folder", "train": "one", "test": "one"})
+    assert "two are needed" in sentence(project)
+
+
+def test_an_unreadable_image_is_named(project):
+    broken = next((project.folder / "photos").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:50])
+    project.write_dataset(
+        "digits", {"kind": "folder", "train": "photos", "split": {"train_per_class": 20}}
+    )
+    assert str(broken.relative_to(project.folder)) in sentence(project)

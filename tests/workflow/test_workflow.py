@@ -1,0 +1,221 @@
+"""The real DAG on a tiny study: results, staleness, determinism, restart."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import ttest_ind
+
+from tests.workflow.conftest import CHECKOUT, RECIPE, STUDY
+from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix, read_provenance
+from transfer_influence.subsets import unpack
+
+TRANSFERS = [("photos", "fixed"), ("photos", "full"), ("held_out", "fixed")]
+SOURCE_CLASSES = 10
+# All that follows from new outcomes of one (target, mode), whose two orders have one point each.
+FOLLOWS_ONE = {
+    "summarize": 1,
+    "estimate_influence": 1,
+    "rank_classes": 1,
+    "plot_influences": 1,
+    "plot_accuracies": 1,
+    "counterfactual_source": 2,
+    "counterfactual_transfer": 4,
+    "summarize_counterfactual": 1,
+    "plot_counterfactuals": 1,
+}
+
+
+def columns(path) -> pa.Table:
+    return pq.read_table(path).replace_schema_metadata(None)
+
+
+@pytest.mark.parametrize(("target", "mode"), TRANSFERS)
+def test_summary_has_every_model_once_with_all_outcomes(finished, target, mode):
+    summary = columns(finished.results / "summaries" / target / f"{mode}.parquet")
+    assert summary["model"].to_pylist() == list(range(8))
+    assert {*PER_EXAMPLE, "accuracy", "auroc", "class_accuracy", "mask"} <= set(
+        summary.column_names
+    )
+    labels = np.load(finished.results / "data" / target / "test.labels.npy")
+    is_correct = matrix(summary["is_correct"])
+    assert (is_correct == (matrix(summary["prediction"]) == labels)).all()
+    assert (is_correct == (matrix(summary["raw_margin"]) > 0)).all()
+    assert summary["accuracy"].to_numpy() == pytest.approx(is_correct.mean(axis=1))
+    assert (unpack(summary["mask"].to_pylist(), SOURCE_CLASSES).sum(axis=1) == 5).all()
+
+
+@pytest.mark.parametrize(("target", "mode"), TRANSFERS)
+def test_influences_agree_with_a_t_test_by_scipy(finished, target, mode):
+    summary = columns(finished.results / "summaries" / target / f"{mode}.parquet")
+    masks = unpack(summary["mask"].to_pylist(), SOURCE_CLASSES)
+    outcomes = matrix(summary["raw_margin"]).astype(np.float64).mean(axis=1)
+    ranking = pd.read_parquet(finished.results / "influences" / target / mode / "ranking.parquet")
+    assert ranking["rank"].tolist() == list(range(1, 11))
+    assert (np.diff(ranking["influence"]) <= 0).all()
+    for row in ranking.itertuples():
+        with_class, without = outcomes[masks[:, row.unit]], outcomes[~masks[:, row.unit]]
+        test = ttest_ind(with_class, without, equal_var=False)
+        assert row.influence == pytest.approx(with_class.mean() - without.mean())
+        assert row.influence / row.standard_error == pytest.approx(test.statistic)
+
+
+@pytest.mark.parametrize(("target", "mode"), TRANSFERS)
+def test_counterfactuals_remove_what_the_ranking_says(finished, target, mode):
+    table = pd.read_parquet(finished.results / "counterfactuals" / target / f"{mode}.parquet")
+    points = table.groupby(["order", "removed"]).size().to_dict()
+    assert points == {("none", 0): 2, ("top", 2): 2, ("bottom", 2): 2, ("random", 2): 2}
+    ranking = pd.read_parquet(finished.results / "influences" / target / mode / "ranking.parquet")
+    removed = ~unpack(table["mask"].tolist(), SOURCE_CLASSES)
+    expected = {"top": set(ranking["unit"][:2]), "bottom": set(ranking["unit"][-2:]), "none": set()}
+    for order, row in zip(table["order"], removed, strict=True):
+        if order in expected:
+            assert set(np.flatnonzero(row)) == expected[order]
+    random = removed[table["order"] == "random"]
+    assert (random.sum(axis=1) == 2).all()
+
+
+def test_baseline_and_random_removals_are_trained_once_for_all_targets(finished):
+    trained = {path.stem for path in (finished.results / "counterfactuals/sources").glob("*.parquet")}
+    shared = {"none", "random-2"}
+    own = {f"{target}-{mode}-{order}-2" for target, mode in TRANSFERS for order in ("top", "bottom")}
+    assert trained == shared | own
+
+
+def test_report_parts_are_there_and_say_what_the_tables_say(finished):
+    report = finished.results / "report"
+    for name in ("accuracies", "rulegraph", "datasets/digits", "datasets/photos"):
+        assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (report / f"{name}.svg").read_text()
+    for target, mode in TRANSFERS:
+        ranking = pd.read_parquet(
+            finished.results / "influences" / target / mode / "ranking.parquet"
+        )
+        with (report / target / mode / "ranking.csv").open() as opened:
+            rows = list(csv.DictReader(opened))
+        assert [row["name"] for row in rows] == ranking["name"].tolist()
+        assert (report / target / mode / "counterfactuals.svg").stat().st_size > 5000
+
+
+def test_results_carry_their_provenance(finished):
+    provenance = read_provenance(finished.results / "transfers/photos/full/000000-000003.parquet")
+    assert provenance["settings"]["mode"] == "full"
+    assert provenance["settings"]["recipe"]["epochs"] == 2
+    sidecar = json.loads((finished.results / "data/photos/dataset.json").read_text())
+    assert provenance["inputs"] == {"data": sidecar["digest"]}
+    assert provenance["device"] and provenance["libraries"]["torch"]
+
+
+def test_nothing_half_written_and_nothing_partial_is_left(finished):
+    left = [path for path in finished.results.rglob(".*") if path.name != ".snakemake_timestamp"]
+    assert left == []
+
+
+def test_snakemakes_own_report_holds_figures_and_tables(finished):
+    path = finished.folder / "report.html"
+    run = finished.snakemake("--report", str(path))
+    assert run.returncode == 0, run.stderr
+    text = path.read_text()
+    for part in ("influences.svg", "counterfactuals.svg", "ranking.csv", "rulegraph.svg"):
+        assert part in text
+
+
+def test_nothing_is_planned_after_a_finished_run(finished):
+    assert finished.planned() == {}
+
+
+def test_more_models_plan_the_new_shard_and_what_follows(finished):
+    finished.write_study(models=12)
+    planned = finished.planned()
+    assert planned["train_sources"] == 1
+    assert planned["transfer"] == len(TRANSFERS)
+    assert "convert_dataset" not in planned
+
+
+def test_models_within_the_last_shard_plan_no_training(finished):
+    finished.write_study(models=7)
+    planned = finished.planned()
+    assert planned["summarize"] == len(TRANSFERS)
+    assert not {"train_sources", "transfer"} & set(planned)
+
+
+def test_a_targets_recipe_plans_that_target_only(finished):
+    recipe = {**STUDY["targets"]["held_out"]["recipe"], "learning_rate": 0.05}
+    targets = {**STUDY["targets"], "held_out": {"modes": ["fixed"], "recipe": recipe}}
+    finished.write_study(targets=targets)
+    assert finished.planned() == {"transfer": 2, **FOLLOWS_ONE}
+
+
+def test_two_recipe_values_that_swap_are_seen(finished):
+    recipe = {**RECIPE, "momentum": 0.1, "learning_rate": 0.9}
+    finished.write_study(source={**STUDY["source"], "recipe": recipe})
+    first = finished.planned()
+    assert first["train_sources"] == 2
+
+
+def test_one_more_target_trains_no_source_model(finished):
+    more = {"dataset": "held_out", "modes": ["full"], "recipe": RECIPE}
+    finished.write_study(targets={**STUDY["targets"], "again": more})
+    planned = finished.planned()
+    assert planned["transfer"] == 2
+    assert not {"train_sources", "convert_dataset"} & set(planned)
+
+
+def test_same_bytes_whatever_models_per_job_and_cores(finished, project):
+    project.write_study(models_per_job=2)
+    tables = [f"influences/{target}/{mode}/ranking.parquet" for target, mode in TRANSFERS]
+    run = project.snakemake(*[f"results/tiny/{table}" for table in tables], cores=1)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for target, mode in TRANSFERS:
+        for table in (
+            f"summaries/{target}/{mode}.parquet",
+            f"influences/{target}/{mode}/difference_in_means.parquet",
+            f"influences/{target}/{mode}/ranking.parquet",
+        ):
+            assert columns(project.results / table).equals(columns(finished.results / table)), table
+
+
+def test_a_killed_job_resumes_after_its_finished_models(finished, tmp_path):
+    settings = read_provenance(finished.results / "sources/000000-000003.parquet")["settings"]
+    settings["recipe"]["epochs"] = 40  # slow enough to be killed in the middle
+    output = tmp_path / "out"
+    command = [
+        *(sys.executable, str(CHECKOUT / "scripts/train_sources.py")),
+        *("--settings", json.dumps(settings), "--shard", "000000-000002"),
+        *("--data", str(finished.results / "data/digits")),
+        *("--weights", str(output / "shard.safetensors"), "--table", str(output / "shard.parquet")),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "workflow")}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(output.glob(".partial/*/0.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (output / "shard.parquet").exists()
+    finished_before = len(list(output.glob(".partial/*/*.parquet")))
+    assert 1 <= finished_before < 3
+    resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{finished_before} of 3 models were finished before" in resumed.stderr
+    trained = {line.split(":")[3] for line in resumed.stderr.splitlines() if "epoch 1/" in line}
+    assert len(trained) == 3 - finished_before
+    undisturbed = tmp_path / "undisturbed"
+    subprocess.run(
+        [part.replace(str(output), str(undisturbed)) for part in command],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert columns(output / "shard.parquet").equals(columns(undisturbed / "shard.parquet"))
+    assert (output / "shard.safetensors").read_bytes() == (
+        undisturbed / "shard.safetensors"
+    ).read_bytes()
