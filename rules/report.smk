@@ -159,6 +159,9 @@ rule draw_rulegraph:
         ),
         png=f"{results}/report/rulegraph.png",
         dot=f"{results}/report/rulegraph.dot",
+    params:
+        # The rules that a study needs depend on this alone.
+        counterfactuals=f"counterfactuals:{study.counterfactuals is not None}",
     log:
         f"{results}/logs/draw_rulegraph.log",
     benchmark:

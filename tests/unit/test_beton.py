@@ -188,11 +188,13 @@ def test_ffcv_changes_nothing_in_the_process_and_ends_quietly(
         "import numba, numba.typed\n"
         "assert torch.get_num_threads() == before\n"
         "assert numba.typed.Dict is not dict\n"
+        "assert type(beton.IMAGE_MODES) is dict\n"
         "examples, boxes = np.arange(40), np.tile([0, 0, 16, 16], (40, 1))\n"
         "for workers in (1, 2):\n"
         "    stream = beton.BetonStream(Path(sys.argv[1]), 16, torch.device('cpu'), workers)\n"
         "    assert len(list(stream.epoch(examples, boxes, 40))) == 1\n"
         "    assert torch.get_num_threads() == before\n"
+        "    assert numba.uint8[::1].mutable\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(mixed[0])], capture_output=True, text=True

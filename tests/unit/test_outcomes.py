@@ -186,14 +186,16 @@ class Killed(BaseException):
 
 @pytest.fixture
 def calls(monkeypatch) -> dict[str, Any]:
-    """The names of the models that were trained; `kill_at` is the number of the call that dies."""
-    real, found = shards.train, {"names": [], "kill_at": None}
+    """What was trained, call by call; `kill_at` is the number of the call that dies."""
+    real, found = shards.train, {"names": [], "examples": [], "trained": [], "kill_at": None}
 
     def train(*arguments: Any) -> None:
         if len(found["names"]) + 1 == found["kill_at"]:
             raise Killed
         found["names"].append(arguments[-1])
+        found["examples"].append(arguments[2])
         real(*arguments)
+        found["trained"].append(arguments[0].state_dict())
 
     monkeypatch.setattr(shards, "train", train)
     return found
@@ -230,6 +232,16 @@ def test_a_model_does_not_depend_on_the_shard_it_is_trained_in(shard, planted, t
     assert columns(table).equals(columns(shard[1]).slice(3))
     alone, together = read_weights(weights, 3), read_weights(shard[0], 3)
     assert all(torch.equal(alone[name], together[name]) for name in together)
+
+
+def test_a_source_model_is_trained_on_the_classes_of_its_mask(planted, tmp_path, calls):
+    _, table = train_shard(planted, tmp_path, [0, 1, 2])
+    labels = np.load(planted / "train.labels.npy")
+    masks = unpack(pq.read_table(table)["mask"].to_pylist(), CLASSES)
+    for mask, examples in zip(masks, calls["examples"], strict=True):
+        np.testing.assert_array_equal(
+            examples, np.flatnonzero(np.isin(labels, np.flatnonzero(mask)))
+        )
 
 
 @pytest.mark.parametrize("kill_at", [1, 2, 4])
@@ -348,6 +360,17 @@ def test_a_transfer_leaves_the_outcomes_of_every_model(transferred, planted):
     for name in ("raw_margin", "softmax_margin", "raw_logit", "softmax_probability"):
         assert rows[name].type == pa.list_(pa.float32(), TEST_IMAGES)
     assert np.unique(matrix(rows["raw_margin"]), axis=0).shape[0] == 4
+
+
+def test_a_fixed_transfer_trains_only_a_new_head_on_top_of_its_source_model(
+    planted, shard, tmp_path, calls
+):
+    transfer_shard(planted, shard, tmp_path)
+    for number, trained in enumerate(calls["trained"]):
+        source = read_weights(shard[0], number)
+        changed = {name for name in source if not torch.equal(source[name], trained[name])}
+        assert changed == {"head.weight", "head.bias"}
+        assert calls["examples"][number].tolist() == list(range(120))
 
 
 def test_fine_tuning_everything_gives_other_outcomes_than_a_new_head(

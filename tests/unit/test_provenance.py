@@ -121,7 +121,7 @@ def parsed(path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: "/".join(path.parts[-2:]))
 def test_every_import_is_one_that_the_digest_can_follow(path):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):

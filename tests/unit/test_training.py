@@ -102,8 +102,12 @@ def softmax_regression(
         ({"label_smoothing": 0.0}, 40, [0, 0.001, 0.002, 0.001]),
         ({}, 31, [0, 0.002]),
         ({}, 5, [0, 0.002]),
+        ({}, 2, [0, 0.002]),
     ],
-    ids=["all", "step", "momentum", "decay", "smoothing", "incomplete batch", "less than a batch"],
+    ids=[
+        *("all", "step", "momentum", "decay", "smoothing"),
+        *("incomplete batch", "less than a batch", "two images"),
+    ],
 )
 def test_training_is_sgd_computed_by_hand(planted, changes, count, rates):
     values = {"learning_rate": 0.002, "momentum": 0.9, "weight_decay": 20.0, "label_smoothing": 0.2}

@@ -34,6 +34,7 @@ def convert(name: str, folders: list[Path], output: Path, least_classes: int = 2
         "%s: %d classes, %d training and %d test images",
         *(name, len(raw.classes), len(raw.train), len(raw.test)),
     )
+    (output / "dataset.json").unlink(missing_ok=True)  # it stands for files that are whole
     contents = {}
     for split, images in (("train", raw.train), ("test", raw.test)):
         contents[split] = write_beton(output / f"{split}.beton", images, raw.storage)

@@ -219,7 +219,7 @@ def _draw(
                 f"{origin}: split: class {name!r} has {len(members)} images but {wanted} are asked "
                 "for; lower `train_per_class` or `test_per_class`."
             )
-        # A stream for each class: a class keeps its draw when other classes come or go.
+        # A stream for each class: its draw does not depend on how many images the others have.
         stream = np.random.SeedSequence(seed, spawn_key=(label,))
         shuffled = np.random.default_rng(stream).permutation(members)
         rest = len(members) - (train_per_class or 0)
