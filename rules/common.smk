@@ -12,6 +12,7 @@ checkout = Path(workflow.basedir)
 sys.path.insert(0, str(checkout / "workflow"))
 
 from transfer_influence.config.dataset import describe_dataset
+from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
     InfluenceStage,
     removal_stage,
@@ -38,7 +39,12 @@ dataset_folders = [study_file.parent / "datasets", checkout / "config" / "datase
 def checked_study():
     """Return the study, or stop with one sentence that says what is wrong with it."""
     try:
+        read_yaml(study_file)  # refuses keys that stand twice, which Snakemake lets pass
         study = check_study(config, str(study_file))
+        if workflow.is_main_process and study.source.architecture.name != "small_resnet":
+            from transfer_influence.models.building import check_architecture  # slow to import
+
+            check_architecture(study.source.architecture)
         for name in study.datasets:
             describe_dataset(name, dataset_folders)
         sidecar = study.results / study.study / "data" / study.source.dataset / "dataset.json"

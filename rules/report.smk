@@ -154,7 +154,7 @@ rule draw_rulegraph:
         svg=report(
             f"{results}/report/rulegraph.svg",
             caption="captions/rulegraph.rst",
-            category="Workflow",
+            category="Rules",
             labels={"content": "rule graph"},
         ),
         png=f"{results}/report/rulegraph.png",

@@ -12,14 +12,15 @@ from typing import Any
 from transfer_influence import __version__
 
 PACKAGE = Path(__file__).parent
+EXPLANATIONS = ("description", "help")  # arguments that are read by people only
 LIBRARIES = ("torch", "torchvision", "ffcv", "numpy", "pyarrow")
 
 
 def code_digest(script: Path) -> str:
     """Digest the code that a script runs: itself and every module of the package it imports.
 
-    The digest is of the syntax tree without docstrings, so comments, docstrings and layout do not
-    count. It is passed to Snakemake as a parameter, which makes results stale when the code behind
+    The digest is of the syntax tree without docstrings and descriptions, so neither these nor
+    comments and layout count. It is passed to Snakemake as a parameter, which makes results stale when the code behind
     them changes, and only then.
     """
     modules = _imported_modules(script)
@@ -70,6 +71,8 @@ def _tree(path: Path) -> str:
             ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:]
+        if isinstance(node, ast.Call):
+            node.keywords = [word for word in node.keywords if word.arg not in EXPLANATIONS]
     return f"{path.name}: {ast.dump(tree)}"
 
 

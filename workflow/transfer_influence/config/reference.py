@@ -43,7 +43,10 @@ DOCUMENTED: list[type[BaseModel]] = [
 
 def schemas() -> dict[Path, str]:
     """Return the JSON schemas for editors, by the file they belong in."""
-    models = {"study.schema.json": study.Study, "dataset.schema.json": dataset.DatasetFile}
+    models: dict[str, type[BaseModel]] = {
+        "study.schema.json": study.Study,
+        "dataset.schema.json": dataset.DatasetFile,
+    }
     return {
         CONFIG / name: json.dumps(model.model_json_schema(), indent=2) + "\n"
         for name, model in models.items()

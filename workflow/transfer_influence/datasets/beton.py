@@ -299,7 +299,10 @@ class BetonStream:
             return
         self._loader.batch_size = batch_size
         self._loader.reader.metadata = _with_boxes(self._metadata, examples, boxes)
-        epoch = _Epoch(self._loader, examples)
+        # The consumer may be in inference mode; the thread is not, and could not write into buffers
+        # made there.
+        with torch.inference_mode(False):
+            epoch = _Epoch(self._loader, examples)
         try:
             for (images,) in epoch:
                 yield images.clone()  # FFCV reuses its buffers
@@ -310,9 +313,28 @@ class BetonStream:
 
 
 class _Epoch(EpochIterator):
-    """FFCV's producer thread, which neither hangs nor leaks."""
+    """FFCV's producer thread, which neither hangs nor leaks.
+
+    It copies to the GPU on streams of its own, behind which the CPU and the consumer's stream may
+    lag or run ahead; what FFCV leaves unguarded is guarded in `start`, `run_pipeline` and `stop`.
+    """
 
     error: BaseException | None = None
+
+    def start(self) -> None:
+        for stream in self._streams():
+            # The buffers on the GPU may be memory that the consumer's stream has yet to read.
+            stream.wait_stream(self.current_stream)
+        super().start()
+
+    def run_pipeline(self, b_ix: int, batch_indices: Any, batch_slot: int, cuda_event: Any) -> Any:
+        for stream in self._streams()[batch_slot : batch_slot + 1]:
+            # The last copy out of this slot's pinned buffer may not have begun yet.
+            stream.synchronize()
+        return super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
+
+    def _streams(self) -> list[torch.cuda.Stream]:
+        return [stream for stream in self.cuda_streams if stream is not None]
 
     def run(self) -> None:
         try:
@@ -328,6 +350,8 @@ class _Epoch(EpochIterator):
         while self.is_alive():
             with suppress(queue.Empty):
                 self.output_queue.get(timeout=0.01)
+        for stream in self._streams():
+            stream.synchronize()  # the buffers are about to be freed
 
 
 _BOX = (("top", "<i8"), ("left", "<i8"), ("bottom", "<i8"), ("right", "<i8"))

@@ -36,6 +36,16 @@ def build_model(architecture: Architecture, classes: int, seed: int) -> nn.Modul
     return model
 
 
+def check_architecture(architecture: Architecture) -> None:
+    """Build the network without memory or numbers, to see that it can be built.
+
+    Raises:
+        UserError: see `build_model`.
+    """
+    with torch.device("meta"):
+        build_model(architecture, classes=2, seed=0)
+
+
 def head_name(model: nn.Module) -> str:
     """Return the name of the head: the last linear layer.
 

@@ -1,0 +1,68 @@
+"""What people and editors read about the config says what the settings say."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from transfer_influence.config.dataset import DatasetFile
+from transfer_influence.config.reference import DOCUMENTED, key_table, readme, schemas
+from transfer_influence.config.settings import Settings
+from transfer_influence.config.study import Study
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def subclasses(cls: type) -> set[type]:
+    return {sub for child in cls.__subclasses__() for sub in {child, *subclasses(child)}}
+
+
+@pytest.mark.parametrize("path", sorted(schemas()), ids=lambda path: path.name)
+def test_schema_is_in_step(path):
+    assert path.read_text() == schemas()[path], "run `make format`"
+
+
+def test_tables_of_keys_are_in_step():
+    path, text = readme()
+    assert path.read_text() == text, "run `make format`"
+
+
+def test_every_setting_of_a_user_has_its_table():
+    import transfer_influence.config.dataset
+    import transfer_influence.config.study  # noqa: F401
+
+    of_users = {
+        cls
+        for cls in subclasses(Settings)
+        if cls.__module__.rsplit(".", 1)[-1] in ("study", "recipe", "dataset")
+    }
+    assert of_users == set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("model", DOCUMENTED, ids=lambda model: model.__name__)
+def test_every_key_says_what_it_means(model):
+    silent = [
+        name
+        for name, field in model.model_fields.items()
+        if not field.description and name not in ("kind", "source")
+    ]
+    assert silent == []
+    for name in set(model.model_fields) - set(model.__bases__[0].model_fields):
+        assert f"| `{name}` |" in key_table(model)
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (CONFIG / "demo.yaml", Study),
+        *((path, DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_files_that_come_along_fit_the_schemas(path, model):
+    values = yaml.safe_load(path.read_text())
+    schema = "study.schema.json" if model is Study else "dataset.schema.json"
+    jsonschema.validate(values, json.loads((CONFIG / schema).read_text()))
+    model.model_validate(values)
