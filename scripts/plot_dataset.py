@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from transfer_influence.datasets.augmentation import centre_boxes
-from transfer_influence.datasets.beton import BetonStream
+from transfer_influence.datasets.beton import BetonStream, uncompiled
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.figures import contact_sheet, example_indices, save
 from transfer_influence.progress import command_line
@@ -31,9 +31,10 @@ def main() -> None:
 
 def centre_squares(beton: Path, examples: np.ndarray, side: int) -> np.ndarray:
     """Return the central squares of a few images, uint8 (n, side, side, 3), and decode no other."""
-    stream = BetonStream(beton, side, torch.device("cpu"), workers=1)
-    boxes = centre_boxes(stream.sizes[examples], share=1.0)
-    (images,) = stream.epoch(examples, boxes, batch_size=len(examples))
+    with uncompiled():
+        stream = BetonStream(beton, side, torch.device("cpu"), workers=1)
+        boxes = centre_boxes(stream.sizes[examples], share=1.0)
+        (images,) = stream.epoch(examples, boxes, batch_size=len(examples))
     return images.numpy()
 
 

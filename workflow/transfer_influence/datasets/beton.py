@@ -255,6 +255,20 @@ def _open(path: Path) -> Reader:
 # Reading batch by batch
 
 
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run pipelines made in this block as plain Python.
+
+    For a few images only: compiling takes seconds, which they do not repay.
+    """
+    enabled = Compiler.is_enabled
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(enabled)
+
+
 class BetonStream:
     """Read, crop and resize images with FFCV's compiled pipeline, compiled once.
 
