@@ -159,9 +159,6 @@ rule draw_rulegraph:
         ),
         png=f"{results}/report/rulegraph.png",
         dot=f"{results}/report/rulegraph.dot",
-    params:
-        # The rules that a study needs depend on this alone.
-        counterfactuals=f"counterfactuals:{study.counterfactuals is not None}",
     log:
         f"{results}/logs/draw_rulegraph.log",
     benchmark:
@@ -175,6 +172,9 @@ rule draw_rulegraph:
         # Resources, as paths should not make the picture stale.
         snakefile=workflow.main_snakefile,
         study=" ".join(quote(str(path)) for path in workflow.configfiles),
+    params:
+        # The rules that a study needs depend on this alone.
+        counterfactuals=f"counterfactuals:{study.counterfactuals is not None}",
     message:
         "Draw the rule graph"
     shell:

@@ -39,7 +39,9 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="subset, network, recipe, seed; as JSON")
-    parser.add_argument("--shard", required=True, type=shard_models, help="models to train, such as 000000-000015")
+    parser.add_argument(
+        "--shard", required=True, type=shard_models, help="models to train, such as 000000-000015"
+    )
     parser.add_argument("--data", required=True, type=Path, help="folder of the source data set")
     parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")
     parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")

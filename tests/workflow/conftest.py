@@ -1,5 +1,6 @@
 """A tiny study of real handwritten digits, run through the real DAG."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -83,11 +84,8 @@ class Project:
         """Return the jobs a dry run plans, by rule."""
         run = self.snakemake("--dry-run", "--quiet", "reason")
         assert run.returncode == 0, run.stdout + run.stderr
-        lines = [line.split() for line in (run.stdout + run.stderr).splitlines()]
-        rules = {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
-        rules.pop("total", None)
-        rules.pop("all", None)
-        return rules
+        counts = re.findall(r"^([a-z_]+) +([0-9]+)$", run.stdout + run.stderr, re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
 
 
 def write_project(folder: Path) -> Project:

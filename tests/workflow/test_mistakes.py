@@ -46,13 +46,6 @@ def test_bad_config(project, changes, said):
     assert said in sentence(project)
 
 
-def test_a_removal_that_became_too_large_stops_before_any_job(finished):
-    finished.write_study(counterfactuals={"counts": [0, 9]})
-    run = finished.snakemake("--dry-run")
-    assert run.returncode != 0
-    assert "the study needs at least 11" in run.stdout + run.stderr
-
-
 def test_no_folder_of_images(project):
     project.write_dataset("digits", {"kind": "folder", "train": "nothing", "test": "nothing"})
     assert "nothing" in sentence(project)

@@ -85,9 +85,13 @@ def test_counterfactuals_remove_what_the_ranking_says(finished, target, mode):
 
 
 def test_baseline_and_random_removals_are_trained_once_for_all_targets(finished):
-    trained = {path.stem for path in (finished.results / "counterfactuals/sources").glob("*.parquet")}
+    trained = {
+        path.stem for path in (finished.results / "counterfactuals/sources").glob("*.parquet")
+    }
     shared = {"none", "random-2"}
-    own = {f"{target}-{mode}-{order}-2" for target, mode in TRANSFERS for order in ("top", "bottom")}
+    own = {
+        f"{target}-{mode}-{order}-2" for target, mode in TRANSFERS for order in ("top", "bottom")
+    }
     assert trained == shared | own
 
 
@@ -112,7 +116,8 @@ def test_results_carry_their_provenance(finished):
     assert provenance["settings"]["recipe"]["epochs"] == 2
     sidecar = json.loads((finished.results / "data/photos/dataset.json").read_text())
     assert provenance["inputs"] == {"data": sidecar["digest"]}
-    assert provenance["device"] and provenance["libraries"]["torch"]
+    assert provenance["device"]
+    assert provenance["libraries"]["torch"]
 
 
 def test_nothing_half_written_and_nothing_partial_is_left(finished):
@@ -168,6 +173,13 @@ def test_one_more_target_trains_no_source_model(finished):
     planned = finished.planned()
     assert planned["transfer"] == 2
     assert not {"train_sources", "convert_dataset"} & set(planned)
+
+
+def test_a_removal_that_became_too_large_stops_before_any_job(finished):
+    finished.write_study(counterfactuals={"counts": [0, 9]})
+    run = finished.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "the study needs at least 11" in run.stdout + run.stderr
 
 
 def test_same_bytes_whatever_models_per_job_and_cores(finished, project):

@@ -20,8 +20,8 @@ def code_digest(script: Path) -> str:
     """Digest the code that a script runs: itself and every module of the package it imports.
 
     The digest is of the syntax tree without docstrings and descriptions, so neither these nor
-    comments and layout count. It is passed to Snakemake as a parameter, which makes results stale when the code behind
-    them changes, and only then.
+    comments and layout count. It is passed to Snakemake as a parameter, which makes results stale
+    when the code behind them changes, and only then.
     """
     modules = _imported_modules(script)
     trees = "\n".join(_tree(module) for module in sorted(modules))
