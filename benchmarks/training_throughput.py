@@ -54,6 +54,7 @@ from transfer_influence.datasets.loaders import Batch, Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.models.building import build_model, place
 from transfer_influence.outcomes.shards import best_device, device_name, train_sources
+from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models
 from transfer_influence.training.loop import Normalize, train
@@ -375,9 +376,8 @@ def train_shard(
                 recipe=stage.recipe,
                 weights=Path(name, f"{first}.safetensors"),
                 table=table,
-                digest="benchmark",
+                origin=Origin({}, {}, "benchmark"),
                 workers=len(cpus),
-                provenance=lambda device, seconds: "{}",
             )
             return table
 

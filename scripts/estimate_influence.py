@@ -9,7 +9,7 @@ from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.influence import estimate, write_influences
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import record
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
         stage = parse(InfluenceStage, arguments.settings)
         data = read_sidecar(arguments.source)
         influences = estimate(arguments.summary, stage.estimator, stage.outcome, data.classes)
-        provenance = record(stage.model_dump(mode="json"), {"source": data.digest}, arguments.code)
-        write_influences(influences, data.classes, arguments.output, provenance)
+        origin = Origin(stage.model_dump(mode="json"), {"source": data.digest}, arguments.code)
+        write_influences(influences, data.classes, arguments.output, origin.provenance())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from transfer_influence.influence import write_ranking
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import record
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("rank_classes"):
-        provenance = record({}, {}, arguments.code)
-        write_ranking(arguments.influences, arguments.output, provenance)
+        origin = Origin({}, {}, arguments.code)
+        write_ranking(arguments.influences, arguments.output, origin.provenance())
 
 
 def parser() -> argparse.ArgumentParser:

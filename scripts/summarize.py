@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import record
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
             sources=arguments.sources,
             models=arguments.models,
             output=arguments.output,
-            provenance=record(settings, {}, arguments.code),
+            provenance=Origin(settings, {}, arguments.code).provenance(),
         )
 
 

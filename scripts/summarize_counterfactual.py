@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transfer_influence.counterfactual import summarize_counterfactual
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import record
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
             transfers=arguments.transfers,
             sources=arguments.sources,
             output=arguments.output,
-            provenance=record({}, {}, arguments.code),
+            provenance=Origin({}, {}, arguments.code).provenance(),
         )
 
 

@@ -10,7 +10,7 @@ from transfer_influence.config.study import shard_models
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import record, text_digest
+from transfer_influence.provenance import Origin
 from transfer_influence.subsets import source_models
 
 
@@ -20,7 +20,6 @@ def main() -> None:
         stage = parse(SourceStage, arguments.settings)
         data = read_sidecar(arguments.data / "dataset.json")
         inputs = {"data": data.digest}
-        settings = stage.model_dump(mode="json")
         train_sources(
             models=source_models(stage, arguments.shard, len(data.classes)),
             data=arguments.data,
@@ -28,11 +27,8 @@ def main() -> None:
             recipe=stage.recipe,
             weights=arguments.weights,
             table=arguments.table,
-            digest=text_digest(stage.model_dump_json(), arguments.code, data.digest),
+            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
             workers=arguments.workers,
-            provenance=lambda device, seconds: record(
-                settings, inputs, arguments.code, device, seconds
-            ),
         )
 
 

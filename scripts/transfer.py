@@ -9,7 +9,7 @@ from transfer_influence.config.stages import TransferStage
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.outcomes.shards import transfer
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import file_digest, record, text_digest
+from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 
 
@@ -18,10 +18,7 @@ def main() -> None:
     with command_line("transfer"):
         stage = parse(TransferStage, arguments.settings)
         data = read_sidecar(arguments.data / "dataset.json")
-        settings = stage.model_dump(mode="json")
-        digest = text_digest(
-            stage.model_dump_json(), arguments.code, data.digest, file_digest(arguments.sources)
-        )
+        inputs = {"data": data.digest, "sources": file_digest(arguments.sources)}
         transfer(
             weights=arguments.weights,
             sources=arguments.sources,
@@ -31,11 +28,8 @@ def main() -> None:
             ),
             data=arguments.data,
             table=arguments.table,
-            digest=digest,
+            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
             workers=arguments.workers,
-            provenance=lambda device, seconds: record(
-                settings, {"data": data.digest}, arguments.code, device, seconds
-            ),
         )
 
 

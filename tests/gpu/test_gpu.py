@@ -17,6 +17,7 @@ from transfer_influence.datasets.loaders import Loader, ResidentLoader, StreamLo
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.models.building import build_model, freeze_for, place
 from transfer_influence.outcomes import shards
+from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import SourceModel
 from transfer_influence.training.evaluation import evaluate
@@ -334,9 +335,8 @@ def test_shards_resume_and_transfer(
             recipe=recipe,
             weights=tmp_path / "sources.safetensors",
             table=tmp_path / "sources.parquet",
-            digest="0",
+            origin=Origin({}, {}, "0"),
             workers=2,
-            provenance=lambda device, seconds: f'{{"device": "{device}"}}',
         )
 
     with pytest.raises(PreemptedError):
@@ -362,9 +362,8 @@ def test_shards_resume_and_transfer(
             seeds=lambda number: TrainingSeeds(number, number, number),
             data=data,
             table=tmp_path / f"{mode}.parquet",
-            digest=mode,
+            origin=Origin({}, {}, mode),
             workers=2,
-            provenance=lambda device, seconds: f'{{"device": "{device}"}}',
         )
         outcomes = pq.read_table(tmp_path / f"{mode}.parquet")
         assert outcomes["model"].to_pylist() == [0, 1, 2]

@@ -29,6 +29,7 @@ from transfer_influence.outcomes.tables import (
     read_provenance,
     write_table,
 )
+from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds, stream
 from transfer_influence.subsets import examples_of, source_models, unpack
 
@@ -175,7 +176,7 @@ def train_shard(
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     train_sources(
         source_models(stage, models, CLASSES),
-        *(data, SMALL, RECIPE, weights, table, digest, 1, provenance),
+        *(data, SMALL, RECIPE, weights, table, Origin({}, {}, digest), 1),
     )
     return weights, table
 
@@ -267,15 +268,16 @@ def test_a_killed_shard_goes_on_after_its_last_finished_model(
 def test_a_shard_killed_while_writing_its_outputs_trains_nothing_again(
     shard, planted, tmp_path, calls
 ):
-    def killed(device: str, seconds: float) -> str:
-        raise Killed
+    class KilledWhileWriting(Origin):
+        def provenance(self, device: str = "cpu", seconds: float | None = None) -> str:
+            raise Killed
 
     stage = SourceStage(seed=0, subset=HALF, architecture=SMALL, recipe=RECIPE)
     with pytest.raises(Killed):
         train_sources(
             source_models(stage, [0, 1], CLASSES),
             *(planted, SMALL, RECIPE, tmp_path / "shard.safetensors", tmp_path / "shard.parquet"),
-            *("aa", 1, killed),
+            *(KilledWhileWriting({}, {}, "aa"), 1),
         )
     assert not (tmp_path / "shard.parquet").exists()
     (tmp_path / "shard.safetensors").unlink()  # as Snakemake does with the outputs of a failed job
@@ -337,7 +339,7 @@ def transfer_shard(
         return TrainingSeeds.from_stream(stream(0, 2, model, "planted", mode))
 
     table = folder / "transfer.parquet"
-    transfer(*shard, stage, seeds, data, table, digest, 1, provenance)
+    transfer(*shard, stage, seeds, data, table, Origin({}, {}, digest), 1)
     return table
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import CHECKOUT
 
 from transfer_influence import __version__
-from transfer_influence.provenance import PACKAGE, code_digest, file_digest, record, text_digest
+from transfer_influence.provenance import PACKAGE, Origin, code_digest, file_digest
 
 DIGEST = """
 import sys
@@ -140,10 +140,19 @@ def test_rooms_have_no_code_of_their_own_which_the_digest_would_miss(room):
     assert [node.targets[0].id for node in code] == allowed
 
 
-def test_text_digests_keep_texts_apart():
-    assert text_digest("ab", "c") != text_digest("a", "bc")
-    assert text_digest("a", "b") != text_digest("b", "a")
-    assert text_digest("a") == hashlib.sha256(b"a").hexdigest()[:16]
+def test_an_origin_is_digested_whole():
+    origin = Origin({"seed": 1, "rate": 0.5}, {"data": "a", "ranking": "b"}, "code")
+    assert (
+        origin.digest
+        == Origin(dict(reversed(origin.settings.items())), origin.inputs, "code").digest
+    )
+    for other in (
+        Origin({"seed": 2, "rate": 0.5}, origin.inputs, "code"),
+        Origin({"seed": 0.5, "rate": 1}, origin.inputs, "code"),
+        Origin(origin.settings, {"data": "b", "ranking": "a"}, "code"),
+        Origin(origin.settings, origin.inputs, "cod"),
+    ):
+        assert origin.digest != other.digest
 
 
 def test_a_file_digest_is_of_the_bytes(tmp_path):
@@ -155,8 +164,10 @@ def test_a_file_digest_is_of_the_bytes(tmp_path):
     assert file_digest(tmp_path / "one") != file_digest(tmp_path / "two")
 
 
-def test_a_record_says_where_a_result_came_from():
-    found = json.loads(record({"seed": 3}, {"data": "abc"}, "0123", "NVIDIA H100", 1.23456))
+def test_provenance_says_where_a_result_came_from():
+    found = json.loads(
+        Origin({"seed": 3}, {"data": "abc"}, "0123").provenance("NVIDIA H100", 1.23456)
+    )
     assert found["settings"] == {"seed": 3}
     assert found["inputs"] == {"data": "abc"}
     assert (found["code"], found["device"], found["seconds"]) == ("0123", "NVIDIA H100", 1.235)
@@ -171,6 +182,6 @@ def test_a_record_says_where_a_result_came_from():
     assert found["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
 
 
-def test_a_record_without_time_has_none():
-    found = json.loads(record({}, {}, ""))
+def test_provenance_without_time_has_none():
+    found = json.loads(Origin({}, {}, "").provenance())
     assert (found["device"], found["seconds"]) == ("cpu", None)

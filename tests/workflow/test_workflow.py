@@ -115,7 +115,7 @@ def test_results_carry_their_provenance(finished):
     assert provenance["settings"]["mode"] == "full"
     assert provenance["settings"]["recipe"]["epochs"] == 2
     sidecar = json.loads((finished.results / "data/photos/dataset.json").read_text())
-    assert provenance["inputs"] == {"data": sidecar["digest"]}
+    assert provenance["inputs"]["data"] == sidecar["digest"]
     assert provenance["device"]
     assert provenance["libraries"]["torch"]
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,45 +77,45 @@ def _tree(path: Path) -> str:
     return f"{path.name}: {ast.dump(tree)}"
 
 
-def text_digest(*texts: str) -> str:
-    """Digest some texts, in order."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
 def file_digest(path: Path) -> str:
     """Digest the bytes of a file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 
-def record(
-    settings: dict[str, Any],
-    inputs: dict[str, str],
-    code: str,
-    device: str = "cpu",
-    seconds: float | None = None,
-) -> str:
-    """Return the provenance of a result as JSON.
+@dataclass(frozen=True)
+class Origin:
+    """What decides a result."""
 
-    Args:
-        settings: what decided the result.
-        inputs: digest of each input, by name, as far as it is shared by all shards.
-        code: digest of the code, as Snakemake was given it.
-        device: name of the device it was computed on.
-        seconds: wall time, where it is worth keeping.
-    """
-    return json.dumps(
-        {
-            "settings": settings,
-            "inputs": inputs,
-            "code": code,
-            "version": __version__,
-            "commit": _commit(),
-            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-            "device": device,
-            "seconds": seconds and round(seconds, 3),
-        }
-    )
+    settings: dict[str, Any]
+    inputs: dict[str, str]  # digest of each input, by name
+    code: str  # digest of the code, as Snakemake was given it
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that decides the result."""
+        decided = json.dumps([self.settings, self.inputs, self.code], sort_keys=True)
+        return hashlib.sha256(decided.encode()).hexdigest()[:16]
+
+    def provenance(self, device: str = "cpu", seconds: float | None = None) -> str:
+        """Return what a result file says of itself, as JSON.
+
+        Args:
+            device: name of the device it was computed on.
+            seconds: wall time, where it is worth keeping.
+        """
+        return json.dumps(
+            {
+                "settings": self.settings,
+                "inputs": self.inputs,
+                "code": self.code,
+                "version": __version__,
+                "commit": _commit(),
+                "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+                "device": device,
+                "seconds": seconds and round(seconds, 3),
+            }
+        )
 
 
 def _commit() -> str | None:

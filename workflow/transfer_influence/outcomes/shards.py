@@ -31,6 +31,7 @@ from transfer_influence.outcomes.tables import (
     write_table,
 )
 from transfer_influence.progress import progress
+from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import SourceModel, examples_of, pack
 from transfer_influence.training.evaluation import Evaluation, evaluate
@@ -61,9 +62,8 @@ def train_sources(
     recipe: Recipe,
     weights: Path,
     table: Path,
-    digest: str,
+    origin: Origin,
     workers: int,
-    provenance: Callable[[str, float], str],
 ) -> None:
     """Train source models; write their weights and a table with one row a model.
 
@@ -74,10 +74,9 @@ def train_sources(
         recipe: how to train it.
         weights: safetensors file to write; keys are `{model}/{parameter}`.
         table: Parquet file to write.
-        digest: of all that decides the result; finished models of an earlier, killed job with the
-            same digest are not trained again.
+        origin: of the result; models that an earlier, killed job of the same origin finished are
+            not trained again.
         workers: threads that decode images.
-        provenance: from device name and seconds to the provenance of the table.
     """
     started = time.monotonic()
     device = best_device()
@@ -85,7 +84,7 @@ def train_sources(
     train_loader = open_loader(data, "train", recipe, device, workers)
     test_loader = open_loader(data, "test", recipe, device, workers)
     normalize = Normalize(sidecar, device)
-    partial = PartialShard(table, digest)
+    partial = PartialShard(table, origin.digest)
     everything = np.arange(len(test_loader.labels))
     by_number = {source.model: source for source in models}
     for number in unfinished(list(by_number), partial):
@@ -109,7 +108,8 @@ def train_sources(
             temporary,
         )
     rows = pa.concat_tables([partial.row(number) for number in by_number])
-    write_table(rows, table, provenance(device_name(device), time.monotonic() - started))
+    seconds = time.monotonic() - started
+    write_table(rows, table, origin.provenance(device_name(device), seconds))
     partial.remove()
 
 
@@ -120,9 +120,8 @@ def transfer(
     seeds: Callable[[int], TrainingSeeds],
     data: Path,
     table: Path,
-    digest: str,
+    origin: Origin,
     workers: int,
-    provenance: Callable[[str, float], str],
 ) -> None:
     """Transfer every source model of a shard to one target; write one row a model.
 
@@ -133,9 +132,8 @@ def transfer(
         seeds: from a model's number to its seeds.
         data: folder of the converted target data set.
         table: Parquet file to write.
-        digest: as in `train_sources`.
+        origin: as in `train_sources`.
         workers: threads that decode images.
-        provenance: as in `train_sources`.
     """
     started = time.monotonic()
     device = best_device()
@@ -145,7 +143,7 @@ def transfer(
     train_examples = np.arange(len(train_loader.labels))
     test_examples = np.arange(len(test_loader.labels))
     normalize = Normalize(sidecar, device)
-    partial = PartialShard(table, digest)
+    partial = PartialShard(table, origin.digest)
     models = read_table(sources, ["model"])["model"].to_pylist()
     for number in unfinished(models, partial):
         name = f"source model {number} on {stage.target}, {stage.mode}"
@@ -161,7 +159,8 @@ def transfer(
         log.info("%s: accuracy %.4f", name, evaluation.accuracy)
         partial.save(number, transfer_row(number, evaluation))
     rows = pa.concat_tables([partial.row(number) for number in models])
-    write_table(rows, table, provenance(device_name(device), time.monotonic() - started))
+    seconds = time.monotonic() - started
+    write_table(rows, table, origin.provenance(device_name(device), seconds))
     partial.remove()
 
 

@@ -21,7 +21,6 @@ from transfer_influence.progress import progress
 log = logging.getLogger(__name__)
 
 ROW_GROUP = 64
-UNSHARED = ("code", "version", "commit", "libraries", "device", "seconds")
 
 
 def summarize(
@@ -143,7 +142,7 @@ def check_same_origin(paths: list[Path]) -> None:
             )
 
 
-def shared_provenance(path: Path) -> dict[str, object]:
+def shared_provenance(path: Path) -> tuple[object, object]:
     """Return what must agree between the shards of a table: settings and data set."""
     provenance = read_provenance(path)
-    return {key: value for key, value in provenance.items() if key not in UNSHARED}
+    return provenance["settings"], provenance["inputs"].get("data")
