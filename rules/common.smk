@@ -29,6 +29,10 @@ programs = [str(checkout / "scripts"), str(Path(sys.executable).parent)]
 os.environ.update(
     PATH=os.pathsep.join([*programs, os.getenv("PATH", os.defpath)]),
     PYTHONPATH=str(checkout / "workflow"),
+    # Keep freed memory for the next batch: giving it back to the system and asking again takes 7 %
+    # of a small model's training time on a CPU.
+    MALLOC_MMAP_THRESHOLD_=str(2**25),
+    MALLOC_TRIM_THRESHOLD_=str(2**28),
 )
 
 study_file = Path(os.path.relpath(workflow.configfiles[-1]))
