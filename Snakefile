@@ -11,7 +11,7 @@ min_version("9.27")
 # A study of one's own takes the place of the demo; Snakemake would merge the two.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/demo.yaml"
+    configfile: f"{workflow.basedir}/config/demo.yaml"
 
 
 report: "rules/captions/workflow.rst"

@@ -1,5 +1,6 @@
 # The study, and what the rules of all stages need to know about it. No rules here.
 
+import json
 import os
 import re
 import sys
@@ -35,41 +36,46 @@ os.environ.update(
     MALLOC_TRIM_THRESHOLD_=str(2**28),
 )
 
-study_file = Path(os.path.relpath(workflow.configfiles[-1]))
+study_files = [Path(os.path.relpath(path)) for path in workflow.configfiles]
 # A study's own data sets lie beside it; those that come with the workflow are always known.
-dataset_folders = [study_file.parent / "datasets", checkout / "config" / "datasets"]
+dataset_folders = [
+    *(path.parent / "datasets" for path in study_files),
+    checkout / "config" / "datasets",
+]
 
 
 def checked_study():
     """Return the study, or stop with one sentence that says what is wrong with it."""
     try:
-        read_yaml(study_file)  # refuses keys that stand twice, which Snakemake lets pass
-        study = check_study(config, str(study_file))
+        for path in study_files:
+            read_yaml(path)  # refuses keys that stand twice, which Snakemake lets pass
+        study = check_study(config, str(study_files[-1]))
+        for name in study.datasets:
+            describe_dataset(name, dataset_folders)
+        check_size(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import
 
-            check_architecture(study.source.architecture)
-        for name in study.datasets:
-            describe_dataset(name, dataset_folders)
-        sidecar = study.results / study.study / "data" / study.source.dataset / "dataset.json"
-        if sidecar.exists():
-            classes = len(read_sidecar(sidecar).classes)
-            check_classes(study.source.dataset, classes, study.least_classes)
+            check_architecture(study.source.architecture, study.resolutions)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     return study
 
 
+def check_size(study):
+    """Check the study against its source data set, if that has been converted before."""
+    path = study.results / study.study / "data" / study.source.dataset / "dataset.json"
+    try:
+        classes = len(read_sidecar(path).classes)
+    except UserError:
+        return  # not there, or to be converted again: conversion checks
+    try:
+        check_classes(study.source.dataset, classes, study.least_classes)
+    except UserError as error:
+        raise UserError(f"{error} If the data set itself has changed, delete {path}.") from None
+
+
 study = checked_study()
-stages = [
-    "datasets",
-    "sources",
-    "transfers",
-    "summaries",
-    "influences",
-    "counterfactuals",
-    "report",
-]
 results = str(study.results / study.study)
 removals = {
     removal.name: removal
@@ -92,10 +98,19 @@ def code(script):
     return code_digest(checkout / "scripts" / script)
 
 
-def data_of(wildcards):
-    """Return the sidecar and the betons of the data set behind a target."""
-    folder = f"{results}/data/{study.dataset_of(wildcards.target)}"
-    return [f"{folder}/dataset.json", f"{folder}/train.beton", f"{folder}/test.beton"]
+def arrays_of(wildcards):
+    """Return the files of arrays behind a data set, so that new ones are noticed."""
+    described = json.loads(describe_dataset(wildcards.dataset, dataset_folders))
+    return [
+        settings["source"]
+        for settings in described.values()
+        if settings.get("source", "").endswith(".npz")
+    ]
+
+
+def data_of(name):
+    """Return an input function: a file of the data set behind a target."""
+    return lambda wildcards: f"{results}/data/{study.dataset_of(wildcards.target)}/{name}"
 
 
 def ranking_of(wildcards):

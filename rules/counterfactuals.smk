@@ -23,7 +23,9 @@ rule counterfactual_source:
         runtime=720,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        ranking=lambda wildcards, input: f"--ranking {input.ranking}" if input.ranking else "",
+        ranking=lambda wildcards, input: (
+            f"--ranking {quote(str(input.ranking))}" if input.ranking else ""
+        ),
         settings=settings_of,
         code=code("counterfactual_source.py"),
     message:
@@ -36,7 +38,9 @@ rule counterfactual_source:
 
 rule counterfactual_transfer:
     input:
-        data_of,
+        sidecar=data_of("dataset.json"),
+        train=data_of("train.beton"),
+        test=data_of("test.beton"),
         weights=f"{results}/counterfactuals/sources/{{removal}}.safetensors",
         sources=f"{results}/counterfactuals/sources/{{removal}}.parquet",
     output:
@@ -53,7 +57,7 @@ rule counterfactual_transfer:
         mem_mb=8000,
         runtime=240,
     params:
-        data=lambda wildcards, input: str(Path(input[0]).parent),
+        data=lambda wildcards, input: str(Path(input.sidecar).parent),
         settings=lambda wildcards: transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),

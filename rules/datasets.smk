@@ -2,6 +2,8 @@
 
 
 rule convert_dataset:
+    input:
+        arrays=arrays_of,
     output:
         train=f"{results}/data/{{dataset}}/train.beton",
         test=f"{results}/data/{{dataset}}/test.beton",

@@ -148,8 +148,8 @@ rule plot_counterfactuals:
 
 rule draw_rulegraph:
     input:
-        checkout / "Snakefile",
-        [checkout / "rules" / f"{stage}.smk" for stage in stages],
+        snakefile=checkout / "Snakefile",
+        rules=sorted((checkout / "rules").glob("*.smk")),
     output:
         svg=report(
             f"{results}/report/rulegraph.svg",

@@ -3,7 +3,9 @@
 
 rule transfer:
     input:
-        data_of,
+        sidecar=data_of("dataset.json"),
+        train=data_of("train.beton"),
+        test=data_of("test.beton"),
         weights=f"{results}/sources/{{shard}}.safetensors",
         sources=f"{results}/sources/{{shard}}.parquet",
     output:
@@ -20,7 +22,7 @@ rule transfer:
         mem_mb=8000,
         runtime=720,
     params:
-        data=lambda wildcards, input: str(Path(input[0]).parent),
+        data=lambda wildcards, input: str(Path(input.sidecar).parent),
         settings=lambda wildcards: transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),

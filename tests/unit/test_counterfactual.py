@@ -17,6 +17,7 @@ from transfer_influence.counterfactual import (
 )
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import list_column, matrix, read_provenance, write_table
+from transfer_influence.provenance import file_digest
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import pack, unpack
 
@@ -153,7 +154,6 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
         "auroc": pa.array([None, 0.75], pa.float64()),
         "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),
     }
-    write_table(pa.table(columns), transfers, "{}")
     masks = [kept_mask(np.arange(count), CLASSES)] * 2
     source_columns = {
         "model": pa.array([0, 1], pa.int64()),
@@ -162,6 +162,8 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     }
     made = json.dumps({"settings": {"order": order, "count": count}})
     write_table(pa.table(source_columns), sources, made)
+    origin = {"inputs": {"sources": file_digest(sources)}}
+    write_table(pa.table(columns), transfers, json.dumps(origin))
     return transfers, sources
 
 

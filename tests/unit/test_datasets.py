@@ -546,3 +546,17 @@ def test_the_program(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert failed.stderr.strip().endswith("use one of one, three, two.")
+
+
+def test_the_digest_tells_how_images_are_stored(tmp_path):
+    images = random_images(6, 8, 8)
+    digests = {
+        read_sidecar(
+            convert_arrays(
+                tmp_path / str(quality), images, storage={"mode": "jpg", "quality": quality}
+            )
+            / "dataset.json"
+        ).digest
+        for quality in (5, 95)
+    }
+    assert len(digests) == 2

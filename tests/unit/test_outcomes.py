@@ -29,7 +29,7 @@ from transfer_influence.outcomes.tables import (
     read_provenance,
     write_table,
 )
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.seeds import TrainingSeeds, stream
 from transfer_influence.subsets import examples_of, source_models, unpack
 
@@ -339,7 +339,9 @@ def transfer_shard(
         return TrainingSeeds.from_stream(stream(0, 2, model, "planted", mode))
 
     table = folder / "transfer.parquet"
-    transfer(*shard, stage, seeds, data, table, Origin({}, {}, digest), 1)
+    transfer(
+        *shard, stage, seeds, data, table, Origin({}, {"sources": file_digest(shard[1])}, digest), 1
+    )
     return table
 
 
@@ -430,13 +432,15 @@ def write_shard(
         "raw_margin": list_column(margins),
         **(scalars or {}),
     }
-    write_table(pa.table(columns), transfers_path, made or provenance())
     source_columns = {
         "model": pa.array(sources, pa.int64()),
         "mask": pa.array([mask_of(model) for model in sources], pa.binary(2)),
         "accuracy": pa.array([model / 500 for model in sources]),
     }
     write_table(pa.table(source_columns), sources_path, sources_made or provenance())
+    origin = json.loads(made or provenance())
+    origin["inputs"]["sources"] = file_digest(sources_path)
+    write_table(pa.table(columns), transfers_path, json.dumps(origin))
     return transfers_path, sources_path
 
 
@@ -547,6 +551,13 @@ def test_transfers_of_other_sources_are_refused(tmp_path):
     assert refusal(tmp_path, shards, 2) == (
         "t-000000.parquet: its models are not those of s-000000.parquet; delete it and run again."
     )
+
+
+def test_transfers_of_sources_that_were_trained_anew_are_refused(tmp_path):
+    shards = [write_shard(tmp_path, [0, 1])]
+    rows = pq.read_table(shards[0][1])
+    write_table(rows.set_column(1, "mask", [[b"ab", b"cd"]]), shards[0][1], provenance())
+    assert "its models are not those of s-000000.parquet" in refusal(tmp_path, shards, 2)
 
 
 def test_shards_with_other_numbers_of_test_images_are_refused(tmp_path):

@@ -71,7 +71,7 @@ def test_comments_docstrings_and_layout_do_not_count(copy):
     ("module", "old", "new"),
     [
         ("outcomes/summary.py", "ROW_GROUP = 64", "ROW_GROUP = 65"),
-        ("files.py", "hex[:8]", "hex[:9]"),
+        ("outcomes/tables.py", '"raw_margin",', '"margin",'),
         ("outcomes/summary.py", "if wrong:", "if not wrong:"),
     ],
     ids=["imported", "imported by an imported one", "an operator"],
@@ -98,13 +98,20 @@ def test_modules_that_a_script_does_not_import_do_not_count(copy):
 
 def test_an_import_inside_a_function_counts(copy):
     copy.edit(
-        copy.package / "files.py",
-        "    path.parent.mkdir(",
-        "    from transfer_influence import influence\n    influence\n    path.parent.mkdir(",
+        copy.package / "outcomes" / "tables.py",
+        "    with damage_named(path):\n        return pq.ParquetFile(path)\n",
+        "    from transfer_influence import influence\n    return influence\n",
     )
     before = copy.digest()
     copy.edit(copy.package / "influence.py", 'kind="stable"', 'kind="heapsort"')
     assert copy.digest() != before
+
+
+def test_modules_that_decide_no_number_do_not_count(copy):
+    before = copy.digest()
+    copy.edit(copy.package / "progress.py", "mininterval=30", "mininterval=60")
+    copy.edit(copy.package / "files.py", "hex[:8]", "hex[:9]")
+    assert copy.digest() == before
 
 
 def test_a_string_that_is_no_docstring_counts(copy):

@@ -36,7 +36,7 @@ def test_every_setting_of_a_user_has_its_table():
     of_users = {
         cls
         for cls in subclasses(Settings)
-        if cls.__module__.rsplit(".", 1)[-1] in ("study", "recipe", "dataset")
+        if cls.__module__.rsplit(".", 1)[-1] in ("study", "recipe", "dataset", "storage")
     }
     assert of_users == set(DOCUMENTED)
 

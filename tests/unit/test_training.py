@@ -260,3 +260,11 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
     keys = {augmentation_key(seed, epoch) for seed in range(30) for epoch in range(30)}
     assert len(keys) == 900
     assert all(0 <= key < 2**63 for key in keys)
+
+
+def test_a_recipe_whose_rate_never_leaves_zero_is_refused(planted):
+    recipe = Recipe(**recipe_values(epochs=1, batch_size=10_000))
+    with pytest.raises(
+        UserError, match=r"^source model 3: 1 step\(s\) in all, at learning rate 0;"
+    ):
+        trained(planted, recipe)

@@ -48,7 +48,19 @@ def test_bad_config(project, changes, said):
 
 def test_no_folder_of_images(project):
     project.write_dataset("digits", {"kind": "folder", "train": "nothing", "test": "nothing"})
-    assert "nothing" in sentence(project)
+    assert "digits.yaml: train: no folder nothing; correct the path" in sentence(project)
+
+
+def test_no_images(project):
+    for name in ("one", "two"):
+        (project.folder / "empty" / name).mkdir(parents=True)
+    project.write_dataset("digits", {"kind": "folder", "train": "empty", "test": "empty"})
+    assert "digits.yaml: empty/one holds no images; add some" in sentence(project)
+
+
+def test_a_network_that_cannot_take_the_images(project):
+    project.write_study(source={**SOURCE, "architecture": {"name": "vit_b_16"}})
+    assert "recipe.resolution: vit_b_16 cannot take images of 8 pixels" in sentence(project)
 
 
 def test_one_class(project):

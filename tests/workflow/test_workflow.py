@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,38 @@ def test_one_more_target_trains_no_source_model(finished):
     assert not {"train_sources", "convert_dataset"} & set(planned)
 
 
+def test_an_image_more_in_a_folder_plans_its_conversion_and_what_follows(finished):
+    image = finished.folder / "photos" / "digit-0" / "more.png"
+    try:
+        shutil.copy(next(image.parent.glob("*.png")), image)
+        planned = finished.planned()
+    finally:
+        image.unlink()
+    assert planned["convert_dataset"] == 1
+    assert planned["transfer"] == 4
+    assert "train_sources" not in planned
+
+
+def test_other_arrays_plan_their_conversion(finished):
+    path = finished.folder / "held_out.npz"
+    old = path.read_bytes()
+    arrays = dict(np.load(path))
+    try:
+        np.savez(path, **{**arrays, "images": 16 - arrays["images"]})
+        planned = finished.planned()
+    finally:
+        path.write_bytes(old)
+    assert planned["convert_dataset"] == 1
+    assert planned["transfer"] == 2
+    assert finished.planned() == {}
+
+
+def test_data_sets_are_found_beside_each_of_several_study_files(finished):
+    (finished.folder / "more.yaml").write_text("models: 8\n")
+    run = finished.snakemake("--dry-run", "--configfile", "config/tiny.yaml", "more.yaml")
+    assert "Nothing to be done" in run.stdout + run.stderr
+
+
 def test_a_removal_that_became_too_large_stops_before_any_job(finished):
     finished.write_study(counterfactuals={"counts": [0, 9]})
     run = finished.snakemake("--dry-run")
@@ -182,18 +215,20 @@ def test_a_removal_that_became_too_large_stops_before_any_job(finished):
     assert "the study needs at least 11" in run.stdout + run.stderr
 
 
-def test_same_bytes_whatever_models_per_job_and_cores(finished, project):
-    project.write_study(models_per_job=2)
-    tables = [f"influences/{target}/{mode}/ranking.parquet" for target, mode in TRANSFERS]
-    run = project.snakemake(*[f"results/tiny/{table}" for table in tables], cores=1)
+def test_same_bytes_whatever_models_per_job_cores_and_folder(finished, project):
+    results = "my results"  # paths with spaces, too
+    project.write_study(models_per_job=2, results=results)
+    tables = [
+        *(f"summaries/{target}/{mode}.parquet" for target, mode in TRANSFERS),
+        *(f"influences/{target}/{mode}/ranking.parquet" for target, mode in TRANSFERS),
+        "influences/photos/full/difference_in_means.parquet",
+        "counterfactuals/held_out/fixed.parquet",
+    ]
+    run = project.snakemake(*[f"{results}/tiny/{table}" for table in tables], cores=1)
     assert run.returncode == 0, run.stdout + run.stderr
-    for target, mode in TRANSFERS:
-        for table in (
-            f"summaries/{target}/{mode}.parquet",
-            f"influences/{target}/{mode}/difference_in_means.parquet",
-            f"influences/{target}/{mode}/ranking.parquet",
-        ):
-            assert columns(project.results / table).equals(columns(finished.results / table)), table
+    for table in tables:
+        here = columns(project.folder / results / "tiny" / table)
+        assert here.equals(columns(finished.results / table)), table
 
 
 def test_a_killed_job_resumes_after_its_finished_models(finished, tmp_path):
@@ -215,7 +250,7 @@ def test_a_killed_job_resumes_after_its_finished_models(finished, tmp_path):
     killed.wait()
     assert not (output / "shard.parquet").exists()
     finished_before = len(list(output.glob(".partial/*/*.parquet")))
-    assert 1 <= finished_before < 3
+    assert 1 <= finished_before < 3, "the job was over before it was killed"
     resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"{finished_before} of 3 models were finished before" in resumed.stderr
     trained = {line.split(":")[3] for line in resumed.stderr.splitlines() if "epoch 1/" in line}

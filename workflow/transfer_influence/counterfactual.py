@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from transfer_influence.config.stages import RemovalStage
 from transfer_influence.errors import UserError
+from transfer_influence.outcomes.summary import check_same_models
 from transfer_influence.outcomes.tables import read_provenance, read_table, write_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import SourceModel
@@ -97,10 +98,7 @@ def summarize_counterfactual(
         removal = read_provenance(source_path)["settings"]
         rows = read_table(path, ["model", "accuracy", "class_accuracy", "auroc"])
         source = read_table(source_path, ["model", "accuracy", "mask"])
-        if rows["model"].to_pylist() != source["model"].to_pylist():
-            raise UserError(
-                f"{path}: its models are not those of {source_path}; delete it and run again."
-            )
+        check_same_models(path, rows, source_path, source)
         columns = {
             "order": [removal["order"] or "none"] * len(rows),
             "removed": pa.array([removal["count"]] * len(rows), pa.int32()),

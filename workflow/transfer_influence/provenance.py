@@ -13,16 +13,18 @@ from typing import Any
 from transfer_influence import __version__
 
 PACKAGE = Path(__file__).parent
+# Modules that decide what is said and how files are written, and no number.
+SILENT = [PACKAGE / f"{name}.py" for name in ("errors", "files", "progress", "provenance")]
 EXPLANATIONS = ("description", "help")  # arguments that are read by people only
 LIBRARIES = ("torch", "torchvision", "ffcv", "numpy", "pyarrow")
 
 
 def code_digest(script: Path) -> str:
-    """Digest the code that a script runs: itself and every module of the package it imports.
+    """Digest the code that a script runs: itself and the modules of the package it imports.
 
     The digest is of the syntax tree without docstrings and descriptions, so neither these nor
     comments and layout count. It is passed to Snakemake as a parameter, which makes results stale
-    when the code behind them changes, and only then.
+    when the code behind them changes, and only then. `SILENT` modules do not count.
     """
     modules = _imported_modules(script)
     trees = "\n".join(_tree(module) for module in sorted(modules))
@@ -33,7 +35,7 @@ def _imported_modules(script: Path) -> set[Path]:
     found, waiting = {script}, [script]
     while waiting:
         for module in _imports(waiting.pop()):
-            if module not in found:
+            if module not in found and module not in SILENT:
                 found.add(module)
                 waiting.append(module)
     return found
@@ -94,7 +96,7 @@ class Origin:
     @property
     def digest(self) -> str:
         """Digest of all that decides the result."""
-        decided = json.dumps([self.settings, self.inputs, self.code], sort_keys=True)
+        decided = json.dumps([self.settings, self.inputs, self.code, _libraries()], sort_keys=True)
         return hashlib.sha256(decided.encode()).hexdigest()[:16]
 
     def provenance(self, device: str = "cpu", seconds: float | None = None) -> str:
@@ -111,11 +113,15 @@ class Origin:
                 "code": self.code,
                 "version": __version__,
                 "commit": _commit(),
-                "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+                "libraries": _libraries(),
                 "device": device,
                 "seconds": seconds and round(seconds, 3),
             }
         )
+
+
+def _libraries() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def _commit() -> str | None:

@@ -1,12 +1,15 @@
 """Where the images of a data set come from, and how they are written."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, RootModel, model_validator
 
 from transfer_influence.config.settings import Settings, check, read_yaml
+from transfer_influence.config.storage import Storage
 from transfer_influence.errors import UserError
 
 
@@ -20,23 +23,6 @@ class Split(Settings):
         None, description="Test images a class; without it, all that are left."
     )
     seed: int = Field(0, ge=0, description="Seed of the draw.")
-
-
-class Storage(Settings):
-    """How FFCV writes an image."""
-
-    mode: Literal["raw", "jpg", "smart", "proportion"] = Field(
-        "raw",
-        description="`smart`: JPEG where raw is over `smart_threshold`; `proportion`: at random.",
-    )
-    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
-    max_resolution: PositiveInt | None = Field(
-        None, description="Longest side in pixels; larger images are shrunk."
-    )
-    smart_threshold: PositiveInt = Field(100_000, description="Bytes, for `smart`.")
-    proportion: float = Field(
-        0.5, ge=0, le=1, description="Share written as JPEG, for `proportion`."
-    )
 
 
 class DatasetSettings(Settings):
@@ -63,6 +49,17 @@ class FolderDataset(DatasetSettings):
     kind: Literal["folder"]
     train: Path = Field(description="Folder of class folders.")
     test: Path | None = Field(None, description="The same for the test images, if there are any.")
+
+    def listing(self) -> str:
+        """Digest the names of all files, so that images that come or go are noticed."""
+        names = [
+            str(Path(place, name).relative_to(folder))
+            for folder in (self.train, self.test)
+            if folder is not None
+            for place, _, files in os.walk(folder)
+            for name in files
+        ]
+        return hashlib.sha256("\0".join(sorted(names)).encode()).hexdigest()[:16]
 
 
 class TorchvisionDataset(DatasetSettings):
@@ -142,6 +139,8 @@ def find_dataset(name: str, folders: list[Path]) -> tuple[Dataset, Path]:
 def describe_dataset(name: str, folders: list[Path]) -> str:
     """Return the settings of a data set, and of the parts of a union, as JSON.
 
+    With folders comes a digest of the names of their files.
+
     Raises:
         UserError: a file is missing or wrong.
     """
@@ -152,5 +151,7 @@ def describe_dataset(name: str, folders: list[Path]) -> str:
         if current not in described:
             settings, _ = find_dataset(current, folders)
             described[current] = settings.model_dump(mode="json")
+            if isinstance(settings, FolderDataset):
+                described[current]["listing"] = settings.listing()
             waiting += settings.parts if isinstance(settings, UnionDataset) else []
     return json.dumps(described)

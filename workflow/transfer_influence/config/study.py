@@ -108,7 +108,9 @@ class Counterfactuals(Settings):
     counts: Annotated[list[int], AfterValidator(_each_once)] = Field(
         min_length=1, description="How many classes to remove; 0 is the shared baseline."
     )
-    replicates: PositiveInt = Field(3, description="Independent retrainings of each point.")
+    replicates: PositiveInt = Field(
+        3, description="Independent retrainings of each point; more of them retrain the point."
+    )
 
     @model_validator(mode="after")
     def _not_negative(self) -> "Counterfactuals":
@@ -166,6 +168,12 @@ class Study(Settings):
         """Names of all data sets, the source's first, each once."""
         names = [self.source.dataset, *(self.dataset_of(target) for target in self.targets)]
         return list(dict.fromkeys(names))
+
+    @property
+    def resolutions(self) -> set[int]:
+        """All resolutions that the network is given images in."""
+        recipes = [self.source.recipe, *(target.recipe for target in self.targets.values())]
+        return {recipe.resolution for recipe in recipes}
 
     @property
     def transfers(self) -> list[tuple[str, Mode]]:

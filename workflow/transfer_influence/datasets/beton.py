@@ -22,7 +22,7 @@ import numba.typed
 import numpy as np
 import torch
 
-from transfer_influence.config.dataset import Storage
+from transfer_influence.config.storage import Storage
 from transfer_influence.datasets.images import Images
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic

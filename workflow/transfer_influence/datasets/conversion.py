@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transfer_influence.config.storage import Storage
 from transfer_influence.config.study import check_classes
 from transfer_influence.datasets.beton import Contents, write_beton
 from transfer_influence.datasets.kinds import open_dataset
@@ -56,7 +57,7 @@ def convert(name: str, folders: list[Path], output: Path, least_classes: int = 2
         std=std,
         image_size=sizes[0].tolist() if (sizes == sizes[0]).all() else None,
         largest_size=sizes.max(axis=0).tolist(),
-        digest=hashlib.sha256(train.digest + test.digest).hexdigest(),
+        digest=_digest(train, test, raw.storage),
         storage=raw.storage,
         licence=raw.licence,
         citation=raw.citation,
@@ -64,6 +65,12 @@ def convert(name: str, folders: list[Path], output: Path, least_classes: int = 2
     with atomic(output / "dataset.json") as path:
         path.write_text(sidecar.model_dump_json(indent=2) + "\n")
     log.info("%s: digest %s, written to %s", name, sidecar.digest[:12], output)
+
+
+def _digest(train: Contents, test: Contents, storage: Storage) -> str:
+    """Digest what a model can see: the pixels before storage, and how they are stored."""
+    stored = storage.model_dump_json().encode()
+    return hashlib.sha256(train.digest + test.digest + stored).hexdigest()
 
 
 def _class_counts(labels: np.ndarray, classes: list[str]) -> list[int]:

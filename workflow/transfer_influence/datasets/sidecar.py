@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from transfer_influence.config.dataset import Storage
+from transfer_influence.config.storage import Storage
 from transfer_influence.errors import UserError
 
 FORMAT = 1
@@ -31,8 +31,8 @@ class Sidecar(BaseModel):
         image_size: height and width in pixels if all images of both splits share them.
         largest_size: largest height and largest width.
         digest: SHA-256 in hex over the digests of the training and the test split, each over
-            height, width and label (little-endian int64) and RGB pixels of every image, in order.
-            With JPEG storage, the pixels before compression.
+            height, width and label (little-endian int64) and RGB pixels of every image, in order,
+            and over `storage`. With JPEG storage, the pixels before compression.
         storage: how the images were written.
         licence: licence of the images.
         citation: whom to cite for them.

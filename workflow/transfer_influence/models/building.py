@@ -36,14 +36,22 @@ def build_model(architecture: Architecture, classes: int, seed: int) -> nn.Modul
     return model
 
 
-def check_architecture(architecture: Architecture) -> None:
-    """Build the network without memory or numbers, to see that it can be built.
+def check_architecture(architecture: Architecture, resolutions: set[int]) -> None:
+    """Build and run the network without memory or numbers, to see that it can be done.
 
     Raises:
-        UserError: see `build_model`.
+        UserError: see `build_model`; or the network cannot take images of a resolution.
     """
     with torch.device("meta"):
-        build_model(architecture, classes=2, seed=0)
+        model = build_model(architecture, classes=2, seed=0).eval()
+        for resolution in resolutions:
+            try:
+                model(torch.empty(2, 3, resolution, resolution))
+            except Exception as error:
+                raise UserError(
+                    f"recipe.resolution: {architecture.name} cannot take images of {resolution} "
+                    f"pixels ({' '.join(str(error).split())}); choose another resolution."
+                ) from None
 
 
 def head_name(model: nn.Module) -> str:

@@ -152,8 +152,14 @@ def transfer(
         freeze_for(model, stage.mode)
         model = place(model, device)
         train(
-            *(model, train_loader, train_examples, normalize),
-            *(stage.recipe, seeds(number), device, name),
+            model,
+            train_loader,
+            train_examples,
+            normalize,
+            stage.recipe,
+            seeds(number),
+            device,
+            name,
         )
         evaluation = evaluate(model, test_loader, test_examples, normalize, stage.recipe, device)
         log.info("%s: accuracy %.4f", name, evaluation.accuracy)

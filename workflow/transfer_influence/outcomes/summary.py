@@ -17,6 +17,7 @@ from transfer_influence.outcomes.tables import (
     with_provenance,
 )
 from transfer_influence.progress import progress
+from transfer_influence.provenance import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,7 @@ def joined(transfers: list[Path], sources: list[Path]) -> Iterator[pa.Table]:
     for path, source_path in zip(transfers, sources, strict=True):
         rows = read_table(path).replace_schema_metadata(None)
         source = read_table(source_path)
-        if rows["model"].to_pylist() != source["model"].to_pylist():
-            raise UserError(
-                f"{path}: its models are not those of {source_path}; delete it and run again."
-            )
+        check_same_models(path, rows, source_path, source)
         examples = rows["raw_margin"].type.list_size
         if columns not in (None, examples):
             raise UserError(
@@ -99,6 +97,16 @@ def joined(transfers: list[Path], sources: list[Path]) -> Iterator[pa.Table]:
         check_finite(rows, path)
         yield rows.append_column("mask", source["mask"]).append_column(
             "source_accuracy", source["accuracy"]
+        )
+
+
+def check_same_models(path: Path, rows: pa.Table, source_path: Path, source: pa.Table) -> None:
+    """Refuse transfers of other source models than those they are joined with."""
+    made_from = read_provenance(path)["inputs"].get("sources")
+    same = rows["model"].to_pylist() == source["model"].to_pylist()
+    if not same or made_from != file_digest(source_path):
+        raise UserError(
+            f"{path}: its models are not those of {source_path}; delete it and run again."
         )
 
 

@@ -72,14 +72,21 @@ def train(
         name: what to call the model in the log and in errors.
 
     Raises:
-        UserError: there is less than one batch of examples, or the loss is not finite.
+        UserError: there are fewer than two examples, too few steps for the learning rate ever to
+            leave 0, or the loss is not finite.
     """
     # A target with a handful of images still trains: one batch of all it has.
     batch_size = min(recipe.batch_size, len(examples))
     if batch_size < 2:
         raise UserError(f"{name}: {len(examples)} training images; give it at least 2.")
     steps = len(examples) // batch_size
-    rates = iter(learning_rates(recipe, steps))
+    schedule = learning_rates(recipe, steps)
+    if not schedule.any():
+        raise UserError(
+            f"{name}: {len(schedule)} step(s) in all, at learning rate 0; raise the recipe's "
+            f"epochs or lower its batch_size ({recipe.batch_size})."
+        )
+    rates = iter(schedule)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         trained,
