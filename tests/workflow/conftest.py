@@ -32,7 +32,10 @@ STUDY = {
     },
     "targets": {
         "photos": {"modes": ["fixed", "full"], "recipe": RECIPE},
-        "held_out": {"modes": ["fixed"], "recipe": {**RECIPE, "batchnorm": "frozen"}},
+        "held_out": {
+            "modes": ["fixed"],
+            "recipe": {**RECIPE, "batchnorm": "frozen", "loader": "stream"},
+        },
     },
     "counterfactuals": {"orders": ["top", "bottom", "random"], "counts": [0, 2], "replicates": 2},
 }
@@ -77,7 +80,7 @@ class Project:
             *("--scheduler", "greedy", "--show-failed-logs", *arguments),
         ]
         return subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
         )
 
     def planned(self) -> dict[str, int]:

@@ -6,6 +6,9 @@ from PIL import Image
 
 from tests.workflow.conftest import RECIPE, STUDY
 
+# A whole study runs in some of these.
+pytestmark = pytest.mark.timeout(900)
+
 SOURCE = STUDY["source"]
 
 

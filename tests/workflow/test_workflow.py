@@ -20,6 +20,9 @@ from tests.workflow.conftest import CHECKOUT, RECIPE, STUDY
 from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix, read_provenance
 from transfer_influence.subsets import unpack
 
+# A whole study runs in some of these.
+pytestmark = pytest.mark.timeout(900)
+
 TRANSFERS = [("photos", "fixed"), ("photos", "full"), ("held_out", "fixed")]
 SOURCE_CLASSES = 10
 # All that follows from new outcomes of one (target, mode), whose two orders have one point each.
