@@ -1,5 +1,6 @@
 # The study, and what the rules of all stages need to know about it. No rules here.
 
+import functools
 import json
 import os
 import re
@@ -44,6 +45,12 @@ dataset_folders = [
 ]
 
 
+@functools.cache
+def description_of(dataset):
+    """Return the settings of a data set as JSON; cached, as it lists the files of folders."""
+    return describe_dataset(dataset, dataset_folders)
+
+
 def checked_study():
     """Return the study, or stop with one sentence that says what is wrong with it."""
     try:
@@ -51,7 +58,7 @@ def checked_study():
             read_yaml(path)  # refuses keys that stand twice, which Snakemake lets pass
         study = check_study(config, str(study_files[-1]))
         for name in study.datasets:
-            describe_dataset(name, dataset_folders)
+            description_of(name)
         check_size(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import
@@ -100,7 +107,7 @@ def code(script):
 
 def arrays_of(wildcards):
     """Return the files of arrays behind a data set, so that new ones are noticed."""
-    described = json.loads(describe_dataset(wildcards.dataset, dataset_folders))
+    described = json.loads(description_of(wildcards.dataset))
     return [
         settings["source"]
         for settings in described.values()

@@ -27,7 +27,7 @@ rule convert_dataset:
         ),
     params:
         output=lambda wildcards, output: str(Path(output.sidecar).parent),
-        settings=lambda wildcards: describe_dataset(wildcards.dataset, dataset_folders),
+        settings=lambda wildcards: description_of(wildcards.dataset),
         code=code("convert_dataset.py"),
     message:
         "Convert the images of {wildcards.dataset}"

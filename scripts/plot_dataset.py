@@ -9,6 +9,7 @@ import torch
 
 from transfer_influence.datasets.augmentation import centre_boxes
 from transfer_influence.datasets.beton import BetonStream, uncompiled
+from transfer_influence.datasets.loaders import read_labels
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.figures import contact_sheet, example_indices, save
 from transfer_influence.progress import command_line
@@ -20,7 +21,7 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_dataset"):
         sidecar = read_sidecar(arguments.data / "dataset.json")
-        labels = np.load(arguments.data / "train.labels.npy", allow_pickle=False)
+        labels = read_labels(arguments.data / "train.labels.npy")
         examples = example_indices(labels)
         side = min(LARGEST_SIDE, *sidecar.largest_size)
         images = centre_squares(arguments.data / "train.beton", examples, side)

@@ -68,7 +68,7 @@ def _module_file(name: str) -> Path | None:
 
 @functools.cache
 def _tree(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+    tree = _parsed(path)  # and pruned below, of what holds no import
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
             ast.get_docstring(node, clean=False) is not None

@@ -69,7 +69,7 @@ def open_loader(
     """
     sidecar = read_sidecar(folder / "dataset.json")
     beton = folder / f"{split}.beton"
-    labels = _read_labels(folder / f"{split}.labels.npy")
+    labels = read_labels(folder / f"{split}.labels.npy")
     if recipe.loader == "resident" and sidecar.image_size is None:
         raise UserError(
             f"{folder}: `loader: resident` needs images of one size, and these reach "
@@ -85,7 +85,12 @@ def open_loader(
     return StreamLoader(beton, labels, recipe, device, workers)
 
 
-def _read_labels(path: Path) -> np.ndarray:
+def read_labels(path: Path) -> np.ndarray:
+    """Read the labels of a split, int64 (N,).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

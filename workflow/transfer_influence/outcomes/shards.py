@@ -107,10 +107,8 @@ def train_sources(
             },
             temporary,
         )
-    rows = pa.concat_tables([partial.row(number) for number in by_number])
     seconds = time.monotonic() - started
-    write_table(rows, table, origin.provenance(device_name(device), seconds))
-    partial.remove()
+    finish(list(by_number), partial, table, origin.provenance(device_name(device), seconds))
 
 
 def transfer(
@@ -164,10 +162,8 @@ def transfer(
         evaluation = evaluate(model, test_loader, test_examples, normalize, stage.recipe, device)
         log.info("%s: accuracy %.4f", name, evaluation.accuracy)
         partial.save(number, transfer_row(number, evaluation))
-    rows = pa.concat_tables([partial.row(number) for number in models])
     seconds = time.monotonic() - started
-    write_table(rows, table, origin.provenance(device_name(device), seconds))
-    partial.remove()
+    finish(models, partial, table, origin.provenance(device_name(device), seconds))
 
 
 def unfinished(models: list[int], partial: PartialShard) -> Iterator[int]:
@@ -176,6 +172,13 @@ def unfinished(models: list[int], partial: PartialShard) -> Iterator[int]:
     if len(waiting) < len(models):
         log.info("%d of %d models were finished before", len(models) - len(waiting), len(models))
     yield from progress(waiting, "models", "model")
+
+
+def finish(models: list[int], partial: PartialShard, table: Path, provenance: str) -> None:
+    """Write the rows of all models to the shard's table, and remove the partial results."""
+    rows = pa.concat_tables([partial.row(number) for number in models])
+    write_table(rows, table, provenance)
+    partial.remove()
 
 
 def read_weights(path: Path, model: int) -> dict[str, torch.Tensor]:
