@@ -91,6 +91,12 @@ removals = {
 }
 
 
+# How training jobs run. It changes no result, so it is no parameter, which would make results stale.
+job_options = f"--failed-models {study.failed_models}"
+if study.scratch:
+    job_options += f" --scratch {quote(study.scratch)}"
+
+
 wildcard_constraints:
     dataset="|".join(map(re.escape, study.datasets)),
     shard=r"\d+-\d+",

@@ -19,6 +19,7 @@ rule counterfactual_source:
     threads: 1
     resources:
         gpu=1,
+        processes=1,
         mem_mb=8000,
         runtime=720,
     params:
@@ -33,7 +34,8 @@ rule counterfactual_source:
     shell:
         "counterfactual_source.py --settings {params.settings:q} {params.ranking}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
-        " --code {params.code} --workers {threads} 2> {log:q}"
+        " --code {params.code} --workers {threads} --gpus {resources.gpu}"
+        " --processes {resources.processes} {job_options} 2>> {log:q}"
 
 
 rule counterfactual_transfer:
@@ -54,6 +56,7 @@ rule counterfactual_transfer:
     threads: 1
     resources:
         gpu=1,
+        processes=1,
         mem_mb=8000,
         runtime=240,
     params:
@@ -67,7 +70,8 @@ rule counterfactual_transfer:
     shell:
         "transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
-        " --code {params.code} --workers {threads} 2> {log:q}"
+        " --code {params.code} --workers {threads} --gpus {resources.gpu}"
+        " --processes {resources.processes} {job_options} 2>> {log:q}"
 
 
 rule summarize_counterfactual:
@@ -94,4 +98,4 @@ rule summarize_counterfactual:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " --output {output.table:q} --code {params.code} 2> {log:q}"
+        " --output {output.table:q} --code {params.code} 2>> {log:q}"

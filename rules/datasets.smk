@@ -33,4 +33,4 @@ rule convert_dataset:
         "Convert the images of {wildcards.dataset}"
     shell:
         "convert_dataset.py --dataset {wildcards.dataset} --datasets-folder {resources.folders}"
-        " --least-classes {resources.least_classes} --output {params.output:q} 2> {log:q}"
+        " --least-classes {resources.least_classes} --output {params.output:q} 2>> {log:q}"

@@ -26,7 +26,7 @@ rule estimate_influence:
         "Estimate influences on {wildcards.target}, {wildcards.mode}, by {wildcards.estimator}"
     shell:
         "estimate_influence.py --settings {params.settings:q} --summary {input.summary:q}"
-        " --source {input.source:q} --output {output.table:q} --code {params.code} 2> {log:q}"
+        " --source {input.source:q} --output {output.table:q} --code {params.code} 2>> {log:q}"
 
 
 rule rank_classes:
@@ -50,4 +50,4 @@ rule rank_classes:
         "Rank the source classes for {wildcards.target}, {wildcards.mode}"
     shell:
         "rank_classes.py --influences {input.influences:q} --output {output.table:q}"
-        " --code {params.code} 2> {log:q}"
+        " --code {params.code} 2>> {log:q}"

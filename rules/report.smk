@@ -29,7 +29,7 @@ rule plot_dataset:
     message:
         "Draw some images of {wildcards.dataset}"
     shell:
-        "plot_dataset.py --data {params.data:q} --svg {output.svg:q} --png {output.png:q} 2> {log:q}"
+        "plot_dataset.py --data {params.data:q} --svg {output.svg:q} --png {output.png:q} 2>> {log:q}"
 
 
 rule plot_accuracies:
@@ -68,7 +68,7 @@ rule plot_accuracies:
         "Draw the accuracies of all models"
     shell:
         "plot_accuracies.py --summaries {input.summaries:q} --names {params.names:q}"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 
 
 rule plot_influences:
@@ -106,7 +106,7 @@ rule plot_influences:
     shell:
         "plot_influences.py --ranking {input.ranking:q} --outcome {params.outcome}"
         " --title '{wildcards.target}, {wildcards.mode}'"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 
 
 rule plot_counterfactuals:
@@ -143,7 +143,7 @@ rule plot_counterfactuals:
     shell:
         "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q}"
         " --title '{wildcards.target}, {wildcards.mode}'"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2> {log:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 
 
 rule draw_rulegraph:
@@ -180,4 +180,4 @@ rule draw_rulegraph:
     shell:
         "( snakemake --snakefile {resources.snakefile:q} --configfile {resources.study}"
         " --rulegraph dot > {output.dot:q} && dot -Tsvg {output.dot:q} > {output.svg:q}"
-        " && dot -Tpng -Gdpi=96 {output.dot:q} > {output.png:q} ) 2> {log:q}"
+        " && dot -Tpng -Gdpi=96 {output.dot:q} > {output.png:q} ) 2>> {log:q}"

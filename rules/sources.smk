@@ -18,6 +18,7 @@ rule train_sources:
     threads: 1
     resources:
         gpu=1,
+        processes=1,
         mem_mb=8000,
         runtime=720,
     params:
@@ -29,4 +30,5 @@ rule train_sources:
     shell:
         "train_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
-        " --code {params.code} --workers {threads} 2> {log:q}"
+        " --code {params.code} --workers {threads} --gpus {resources.gpu}"
+        " --processes {resources.processes} {job_options} 2>> {log:q}"

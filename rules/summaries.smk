@@ -21,10 +21,10 @@ rule summarize:
         mem_mb=4000,
         runtime=120,
     params:
-        models=f"--models {study.models}",
+        models=f"--models {study.models} --failed-models {study.failed_models}",
         code=code("summarize.py"),
     message:
         "Put together the outcomes on {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " {params.models} --output {output.table:q} --code {params.code} 2> {log:q}"
+        " {params.models} --output {output.table:q} --code {params.code} 2>> {log:q}"

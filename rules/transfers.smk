@@ -19,6 +19,7 @@ rule transfer:
     threads: 1
     resources:
         gpu=1,
+        processes=1,
         mem_mb=8000,
         runtime=720,
     params:
@@ -32,4 +33,5 @@ rule transfer:
     shell:
         "transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
-        " --code {params.code} --workers {threads} 2> {log:q}"
+        " --code {params.code} --workers {threads} --gpus {resources.gpu}"
+        " --processes {resources.processes} {job_options} 2>> {log:q}"

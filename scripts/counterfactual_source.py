@@ -8,6 +8,7 @@ from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
 from transfer_influence.counterfactual import retrained_models
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, file_digest
@@ -28,7 +29,7 @@ def main() -> None:
             weights=arguments.weights,
             table=arguments.table,
             origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
-            workers=arguments.workers,
+            options=JobOptions.of(arguments),
         )
 
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")
     parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--code", default="", help="digest of the code, for provenance")
-    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    JobOptions.add_to(parser)
     return parser
 
 

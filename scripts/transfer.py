@@ -7,6 +7,7 @@ from pathlib import Path
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import TransferStage
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import transfer
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, file_digest
@@ -29,7 +30,7 @@ def main() -> None:
             data=arguments.data,
             table=arguments.table,
             origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
-            workers=arguments.workers,
+            options=JobOptions.of(arguments),
         )
 
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, type=Path, help="folder of the target data set")
     parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--code", default="", help="digest of the code, for provenance")
-    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    JobOptions.add_to(parser)
     return parser
 
 

@@ -150,6 +150,7 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     transfers, sources = folder / f"t-{name}.parquet", folder / f"s-{name}.parquet"
     columns = {
         "model": pa.array(models, pa.int64()),
+        "failed": pa.array([False] * len(models)),
         "accuracy": [0.5 + count / 100 + model / 1000 for model in (0, 1)],
         "auroc": pa.array([None, 0.75], pa.float64()),
         "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),

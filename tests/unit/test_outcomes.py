@@ -15,8 +15,9 @@ from tests.conftest import CLASSES, TEST_PER_CLASS, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.stages import SourceStage, TransferStage
-from transfer_influence.config.study import Subset
+from transfer_influence.config.study import FailedModels, Subset
 from transfer_influence.errors import UserError
+from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model
 from transfer_influence.outcomes import shards
 from transfer_influence.outcomes.partial import PartialShard
@@ -36,6 +37,7 @@ from transfer_influence.subsets import examples_of, source_models, unpack
 SMALL = Architecture(width=4)
 RECIPE = Recipe(**recipe_values(epochs=1))
 HALF = Subset(fraction=0.5)
+ALONE = JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop")
 TEST_IMAGES = CLASSES * TEST_PER_CLASS
 
 
@@ -120,9 +122,9 @@ def row(model: int) -> pa.Table:
 
 
 def test_a_finished_model_is_found_again(tmp_path):
-    output = tmp_path / "000000-000003.parquet"
-    PartialShard(output, "aa").save(2, row(2), {"w": torch.arange(3.0)})
-    found = PartialShard(output, "aa")
+    outputs = [tmp_path / "000000-000003.parquet"]
+    PartialShard(outputs, "aa").save(2, row(2), {"w": torch.arange(3.0)})
+    found = PartialShard(outputs, "aa")
     assert [found.has(model) for model in range(4)] == [False, False, True, False]
     assert found.row(2).equals(row(2))
     assert found.weights(2)["w"].tolist() == [0, 1, 2]
@@ -132,15 +134,15 @@ def test_a_finished_model_is_found_again(tmp_path):
     ("output", "digest"), [("000000-000003.parquet", "bb"), ("000004-000007.parquet", "aa")]
 )
 def test_other_settings_and_other_shards_find_nothing(tmp_path, output, digest):
-    PartialShard(tmp_path / "000000-000003.parquet", "aa").save(2, row(2))
-    assert not PartialShard(tmp_path / output, digest).has(2)
+    PartialShard([tmp_path / "000000-000003.parquet"], "aa").save(2, row(2))
+    assert not PartialShard([tmp_path / output], digest).has(2)
 
 
 def test_weights_without_a_row_are_no_finished_model(tmp_path, monkeypatch):
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    partial = PartialShard(tmp_path / "s.parquet", "aa")
+    partial = PartialShard([tmp_path / "s.parquet"], "aa")
     monkeypatch.setattr(pq, "write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         partial.save(2, row(2), {"w": torch.zeros(1)})
@@ -148,22 +150,21 @@ def test_weights_without_a_row_are_no_finished_model(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*2.parquet"))
 
 
-def test_remove_takes_all_of_a_shard_and_nothing_of_others(tmp_path):
-    kept = [("none-fixed-top-3", "aa"), ("random-3", "aa"), ("non", "aa")]
-    for name, digest in [("none", "aa"), ("none", "bb"), *kept]:
-        PartialShard(tmp_path / f"{name}.parquet", digest).save(0, row(0))
-    PartialShard(tmp_path / "none.parquet", "aa").remove()
-    assert not PartialShard(tmp_path / "none.parquet", "aa").has(0)
-    assert not PartialShard(tmp_path / "none.parquet", "bb").has(0)
+def test_a_whole_shard_leaves_nothing_of_itself_and_all_of_others(tmp_path):
+    def write_nothing() -> None:
+        (tmp_path / "none.parquet").touch()
+
+    kept = [("none-fixed-top-3", "a" * 16), ("random-3", "a" * 16), ("non", "a" * 16)]
+    for name, digest in [("none", "a" * 16), ("none", "b" * 16), *kept]:
+        PartialShard([tmp_path / f"{name}.parquet"], digest).save(0, row(0))
+    (tmp_path / f".none.{'b' * 16}.json").touch()
+    PartialShard([tmp_path / "none.parquet"], "a" * 16).finish(write_nothing)
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
+        *(f".none.{'a' * 16}.json", f".none.{'a' * 16}.parquet", ".partial", "none.parquet")
+    ]
+    assert not list(tmp_path.glob(".partial/none-[ab]*"))
     for name, digest in kept:
-        partial = PartialShard(tmp_path / f"{name}.parquet", digest)
-        assert partial.has(0), name
-        partial.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_remove_without_anything_to_remove_is_no_error(tmp_path):
-    PartialShard(tmp_path / "s.parquet", "aa").remove()
+        assert PartialShard([tmp_path / f"{name}.parquet"], digest).has(0), name
 
 
 # Training a shard
@@ -176,7 +177,7 @@ def train_shard(
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     train_sources(
         source_models(stage, models, CLASSES),
-        *(data, SMALL, RECIPE, weights, table, Origin({}, {}, digest), 1),
+        *(data, SMALL, RECIPE, weights, table, Origin({}, {}, digest), ALONE),
     )
     return weights, table
 
@@ -259,10 +260,11 @@ def test_a_killed_shard_goes_on_after_its_last_finished_model(
     assert calls["names"] == [f"source model {number}" for number in range(4)]
     assert columns(table).equals(columns(shard[1]))
     assert weights.read_bytes() == shard[0].read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
         "shard.parquet",
         "shard.safetensors",
     ]
+    assert not (tmp_path / ".partial").exists()
 
 
 def test_a_shard_killed_while_writing_its_outputs_trains_nothing_again(
@@ -277,7 +279,7 @@ def test_a_shard_killed_while_writing_its_outputs_trains_nothing_again(
         train_sources(
             source_models(stage, [0, 1], CLASSES),
             *(planted, SMALL, RECIPE, tmp_path / "shard.safetensors", tmp_path / "shard.parquet"),
-            *(KilledWhileWriting({}, {}, "aa"), 1),
+            *(KilledWhileWriting({}, {}, "aa"), ALONE),
         )
     assert not (tmp_path / "shard.parquet").exists()
     (tmp_path / "shard.safetensors").unlink()  # as Snakemake does with the outputs of a failed job
@@ -340,7 +342,13 @@ def transfer_shard(
 
     table = folder / "transfer.parquet"
     transfer(
-        *shard, stage, seeds, data, table, Origin({}, {"sources": file_digest(shard[1])}, digest), 1
+        *shard,
+        stage,
+        seeds,
+        data,
+        table,
+        Origin({}, {"sources": file_digest(shard[1])}, digest),
+        ALONE,
     )
     return table
 
@@ -394,7 +402,8 @@ def test_a_killed_transfer_goes_on_after_its_last_finished_model(
     table = transfer_shard(planted, shard, tmp_path)
     assert calls["names"] == [f"source model {number} on planted, fixed" for number in range(4)]
     assert columns(table).equals(columns(transferred))
-    assert [path.name for path in tmp_path.iterdir()] == ["transfer.parquet"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["transfer.parquet"]
+    assert not (tmp_path / ".partial").exists()
 
 
 # Summaries
@@ -427,6 +436,7 @@ def write_shard(
     transfers_path, sources_path = folder / f"t-{name}.parquet", folder / f"s-{name}.parquet"
     columns = {
         "model": pa.array(models, pa.int64()),
+        "failed": pa.array([False] * len(models)),
         "accuracy": pa.array([model / 1000 for model in models]),
         "auroc": pa.array([None] * len(models), pa.float64()),
         "raw_margin": list_column(margins),
@@ -450,10 +460,16 @@ def write_shards(folder: Path, models: int, size: int) -> list[tuple[Path, Path]
     ]
 
 
-def summary(folder: Path, shards: list[tuple[Path, Path]], models: int) -> Path:
+def summary(
+    folder: Path,
+    shards: list[tuple[Path, Path]],
+    models: int,
+    failed_models: FailedModels = "stop",
+) -> Path:
     output = folder / "summary.parquet"
     summarize(
-        [t for t, _ in shards], [s for _, s in shards], models, output, provenance(note="sum")
+        *([t for t, _ in shards], [s for _, s in shards]),
+        *(models, failed_models, output, provenance(note="sum")),
     )
     return output
 
@@ -586,7 +602,7 @@ def test_a_shard_damaged_in_the_middle_is_refused(tmp_path):
 
 def test_real_shards_can_be_summarised(transferred, shard, tmp_path):
     rows = pq.read_table(summary(tmp_path, [(transferred, shard[1])], 3))
-    expected = pq.read_table(transferred).slice(0, 3)
+    expected = pq.read_table(transferred).slice(0, 3).drop_columns("failed")
     for name in expected.column_names:
         assert rows[name].to_pylist() == expected[name].to_pylist(), name
     assert rows["mask"].to_pylist() == pq.read_table(shard[1])["mask"].to_pylist()[:3]

@@ -45,7 +45,8 @@ def test_a_user_error_is_one_line_and_status_1(capsys, monkeypatch):
     assert stopped.value.code == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    (line,) = captured.err.splitlines()
+    start, line = captured.err.splitlines()
+    assert " INFO rank_classes starts: process " in start
     assert line.endswith(" ERROR models: 1 is too few; raise it.")
 
 

@@ -84,7 +84,7 @@ def test_a_change_of_imported_code_counts(copy, module, old, new):
 
 def test_a_change_of_the_script_itself_counts(copy):
     before = copy.digest()
-    copy.edit(copy.scripts / "summarize.py", '{"models": arguments.models}', "{}")
+    copy.edit(copy.scripts / "summarize.py", '"models": arguments.models, ', "")
     assert copy.digest() != before
 
 

@@ -86,5 +86,6 @@ def test_a_mistake_is_one_line_and_status_1(script, arguments, sentence, tmp_pat
     found = run(script, *arguments)
     assert found.returncode == 1
     assert found.stdout == ""
-    (line,) = found.stderr.splitlines()
+    start, line = found.stderr.splitlines()
+    assert f" INFO {script.removesuffix('.py')} starts: process " in start
     assert line.endswith(f" ERROR {sentence}")

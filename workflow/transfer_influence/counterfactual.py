@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from transfer_influence.config.stages import RemovalStage
 from transfer_influence.errors import UserError
-from transfer_influence.outcomes.summary import check_same_models
+from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import read_provenance, read_table, write_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import SourceModel
@@ -78,7 +78,7 @@ def kept_mask(removed: np.ndarray, classes: int) -> np.ndarray:
 def summarize_counterfactual(
     transfers: list[Path], sources: list[Path], output: Path, provenance: str
 ) -> None:
-    """Write one row a retrained model.
+    """Write one row a retrained model, but for those that failed.
 
     Columns: `order` (`none` for the baseline), `removed` (number of classes), `replicate`,
     `accuracy`, `class_accuracy` and `auroc` on the target's test split, `source_accuracy` on the
@@ -91,14 +91,17 @@ def summarize_counterfactual(
         provenance: of the output.
 
     Raises:
-        UserError: the models of a transfer are not those of its sources.
+        UserError: the models of a transfer are not those of its sources, or all of them failed.
     """
     tables = []
     for path, source_path in zip(transfers, sources, strict=True):
         removal = read_provenance(source_path)["settings"]
-        rows = read_table(path, ["model", "accuracy", "class_accuracy", "auroc"])
-        source = read_table(source_path, ["model", "accuracy", "mask"])
-        check_same_models(path, rows, source_path, source)
+        rows, source, failed = read_outcomes(path, source_path)
+        if not len(rows):
+            raise UserError(
+                f"{path}: the training of all its models failed ({failed}); change the recipe, or "
+                f"leave {removal['count']} out of counterfactuals.counts."
+            )
         columns = {
             "order": [removal["order"] or "none"] * len(rows),
             "removed": pa.array([removal["count"]] * len(rows), pa.int32()),

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from transfer_influence.claims import Owner
 from transfer_influence.errors import UserError
 
 Item = TypeVar("Item")
@@ -43,15 +45,22 @@ def progress(items: Iterable[Item], description: str, unit: str, total: int | No
 
 @contextlib.contextmanager
 def command_line(program: str) -> Iterator[logging.Logger]:
-    """Set up logging for a program; report a `UserError` as one sentence and exit with status 1."""
+    """Set up logging for a program, with a line at its start and one at its end.
+
+    A `UserError` becomes one sentence and exit status 1.
+    """
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
         stream=sys.stderr,
     )
+    log = logging.getLogger(program)
+    started = time.monotonic()
+    log.info("%s starts: %s", program, Owner.this())
     try:
-        yield logging.getLogger(program)
+        yield log
     except UserError as error:
-        logging.getLogger(program).error("%s", error)
+        log.error("%s", error)
         sys.exit(1)
+    log.info("%s ends after %.1f s", program, time.monotonic() - started)

@@ -13,8 +13,14 @@ from typing import Any
 from transfer_influence import __version__
 
 PACKAGE = Path(__file__).parent
-# Modules that decide what is said and how files are written, and no number.
-SILENT = [PACKAGE / f"{name}.py" for name in ("errors", "files", "progress", "provenance")]
+# Modules that decide what is said, how a job runs and how files are written, and no number.
+SILENT = [
+    PACKAGE / f"{name}.py"
+    for name in (
+        *("claims", "errors", "files", "job", "progress", "provenance"),
+        *("datasets/staging", "outcomes/partial"),
+    )
+]
 EXPLANATIONS = ("description", "help")  # arguments that are read by people only
 LIBRARIES = ("torch", "torchvision", "ffcv", "numpy", "pyarrow")
 

@@ -39,6 +39,9 @@ class TrainingSeeds:
     order: int
     augmentation: int
 
+    def __str__(self) -> str:
+        return f"{self.weights}/{self.order}/{self.augmentation}"
+
     @classmethod
     def from_stream(cls, sequence: np.random.SeedSequence) -> "TrainingSeeds":
         """Draw the three seeds from a stream; the same stream gives the same seeds."""

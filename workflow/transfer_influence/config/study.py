@@ -15,6 +15,7 @@ from transfer_influence.errors import UserError
 Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
 Estimator = Literal["difference_in_means"]
+FailedModels = Literal["stop", "exclude"]
 Outcome = Literal[
     "raw_margin", "softmax_margin", "raw_logit", "softmax_probability", "is_correct", "accuracy"
 ]
@@ -157,6 +158,16 @@ class Study(Settings):
     influence: Influence = Field(Influence(), description="See below.")
     counterfactuals: Counterfactuals | None = Field(
         None, description="See below; without it, nothing is retrained."
+    )
+    failed_models: FailedModels = Field(
+        "stop",
+        description="What to do when the loss of a model is not finite, twice with the same seeds: "
+        "`stop` the study, naming the model, or `exclude` it from the results.",
+    )
+    scratch: str | None = Field(
+        None,
+        description="Folder on a disk of the machine that trains, such as `$TMPDIR`: converted "
+        "images are copied there and read from there; changes no result.",
     )
 
     def dataset_of(self, target: str) -> str:

@@ -1,11 +1,29 @@
-"""The finished models of an unfinished shard, so that a killed job goes on where it stopped.
+"""A shard in the making: its finished models, and who is at work on which.
 
-They lie beside the declared outputs, which Snakemake deletes before it runs a job again, in a
-folder named after all that decides the result: a job with other settings finds nothing to resume.
+Any number of jobs may work on one shard: the processes of one job, a job that was started again
+while its earlier copy still ran, two controllers. They share its models by claims, each finished
+model is kept at once, and whoever finds them all finished writes the outputs. A killed job
+therefore loses the model it was training, and none is trained twice.
+
+All of it lies beside the outputs, under names that hold the digest of all that decides the result,
+so that a job with other settings finds nothing to resume:
+
+    .partial/{shard}-{digest}/       finished models and claims, until the shard is whole
+    .{shard}.{digest}.{suffix}       the outputs once more (hard links, which take no space)
+    .{shard}.{digest}.json           their SHA-256: the shard is whole
+
+Snakemake deletes the outputs of a job before it runs the job again, even if an earlier copy of the
+job has written them a moment ago. The links survive that, and the job only puts them back.
 """
 
 import contextlib
+import hashlib
+import json
+import logging
+import os
 import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,20 +31,45 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from transfer_influence.files import atomic
+from transfer_influence.claims import Claims
+from transfer_influence.files import atomic, disk_full_named
+from transfer_influence.progress import progress
+
+log = logging.getLogger(__name__)
+
+POLL = 2.0  # seconds between two looks at what others are doing
 
 
 class PartialShard:
-    """Finished models of the shard that will become `output`."""
+    """The shard that will become `outputs`, files of one folder that share their stem."""
 
-    def __init__(self, output: Path, digest: str) -> None:
-        self._all = output.parent / ".partial"
-        self._shard = output.stem
-        self._folder = self._all / f"{self._shard}-{digest}"
+    def __init__(self, outputs: list[Path], digest: str) -> None:
+        self._outputs = outputs
+        self._shard = outputs[0].stem
+        self._digest = digest
+        self._home = outputs[0].parent
+        self._folder = self._home / ".partial" / f"{self._shard}-{digest}"
+        self._record = self._kept(outputs[0].with_suffix(".json"))
+        self._claims = Claims(self._folder)
+
+    def unfinished(self, models: list[int]) -> Iterator[int]:
+        """Yield the models that nobody has finished, each claimed until the next is asked for.
+
+        Ends when all are finished, by whomever: while the last ones are another's, it waits for
+        them, or for their owner to die.
+        """
+        self._forget_if_damaged()
+        waiting = [model for model in models if not self.has(model)]
+        if len(waiting) < len(models):
+            log.info(
+                "%d of %d models were finished before", len(models) - len(waiting), len(models)
+            )
+        yield from progress(self._claimed(waiting), "models", "model", len(waiting))
 
     def has(self, model: int) -> bool:
         """Tell whether a model is finished."""
-        return self._row(model).exists()
+        # In this order: the models are removed once the shard is whole.
+        return self._row(model).exists() or self._record.exists()
 
     def save(
         self, model: int, row: pa.Table, weights: dict[str, torch.Tensor] | None = None
@@ -44,21 +87,116 @@ class PartialShard:
         return pq.read_table(self._row(model))
 
     def weights(self, model: int) -> dict[str, torch.Tensor]:
-        """Return the weights of a finished model."""
-        return load_file(self._weights(model))
+        """Return the weights of a finished model; none for one that was saved without."""
+        path = self._weights(model)
+        return load_file(path) if path.exists() else {}
 
-    def remove(self) -> None:
-        """Remove all partial results of this shard, whatever settings they were made with."""
-        for folder in self._all.glob(f"{self._shard}-*"):
+    def failure(self, model: int) -> str | None:
+        """Return why a model cannot be trained, if that is known."""
+        try:
+            return json.loads(self._failure(model).read_text())
+        except FileNotFoundError:
+            return None
+
+    def save_failure(self, model: int, reason: str) -> None:
+        """Keep why a model cannot be trained, so that nobody tries once more."""
+        with atomic(self._failure(model)) as temporary:
+            temporary.write_text(json.dumps(reason))
+
+    def finish(self, write: Callable[[], None]) -> None:
+        """Have one of those at work write the outputs, once all models are finished."""
+        while not self._record.exists():
+            with self._claims.claimed("outputs") as ours:
+                if ours and not self._record.exists():
+                    write()
+                    self._keep()
+                    break
+            time.sleep(POLL)
+        self._put_back()
+        self._tidy()
+
+    def _claimed(self, waiting: list[int]) -> Iterator[int]:
+        while waiting := [model for model in waiting if not self.has(model)]:
+            idle = True
+            for model in waiting:
+                with self._claims.claimed(str(model)) as ours:
+                    # It may have been finished between the look and the claim.
+                    if ours and not self.has(model):
+                        idle = False
+                        yield model
+            if idle:
+                time.sleep(POLL)
+
+    def _keep(self) -> None:
+        digests = {}
+        for output in self._outputs:
+            kept = self._kept(output)
+            kept.unlink(missing_ok=True)
+            _link(output, kept)
+            digests[output.suffix] = _sha256(kept)
+        with atomic(self._record) as temporary:
+            temporary.write_text(json.dumps(digests))
+
+    def _forget_if_damaged(self) -> None:
+        """Have a shard made anew if its links no longer hold what was written."""
+        with contextlib.suppress(FileNotFoundError):
+            digests = json.loads(self._record.read_text())
+            kept = {output.suffix: self._kept(output) for output in self._outputs}
+            if {suffix: _sha256(path) for suffix, path in kept.items() if path.exists()} != digests:
+                log.warning("%s: damaged since it was written; made anew", self._outputs[-1])
+                self._record.unlink()
+
+    def _put_back(self) -> None:
+        for output in self._outputs:
+            if not output.exists():
+                log.info("%s: finished before, put back", output)
+                with contextlib.suppress(FileExistsError):
+                    _link(self._kept(output), output)
+                os.utime(output)  # younger than the inputs, whatever became of these since
+
+    def _tidy(self) -> None:
+        """Remove what the whole shard needs no more, whatever settings it was made with."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folder.parent.glob(f"{self._shard}-*"):
             # Another shard's name may begin with this one's, but digests hold no dash.
-            if folder.name.rpartition("-")[0] == self._shard:
-                shutil.rmtree(folder)
+            same = folder.name.rpartition("-")[0] == self._shard
+            busy = any(
+                map(Claims(folder).is_held, {path.stem for path in folder.glob("*.claim-*")})
+            )
+            if same and not busy:
+                shutil.rmtree(folder, ignore_errors=True)
         # Other jobs may be at work beside this one.
         with contextlib.suppress(OSError):
-            self._all.rmdir()
+            self._folder.parent.rmdir()
+        suffixes = {".json", *(output.suffix for output in self._outputs)}
+        for path in self._home.glob(f".{self._shard}.????????????????.*"):
+            if path.suffix in suffixes and path.name.split(".")[-2] != self._digest:
+                path.unlink(missing_ok=True)
+
+    def _kept(self, output: Path) -> Path:
+        return output.with_name(f".{output.stem}.{self._digest}{output.suffix}")
 
     def _row(self, model: int) -> Path:
         return self._folder / f"{model}.parquet"
 
     def _weights(self, model: int) -> Path:
         return self._folder / f"{model}.safetensors"
+
+    def _failure(self, model: int) -> Path:
+        return self._folder / f"{model}.failed.json"
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name; where the file system cannot, copy it."""
+    try:
+        os.link(path, other)
+    except FileExistsError:
+        raise
+    except OSError:
+        with disk_full_named(other), atomic(other) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import TransferStage
 from transfer_influence.datasets.loaders import open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.staging import staged
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
+from transfer_influence.job import JobOptions, all_devices
 from transfer_influence.models.building import (
     build_model,
     freeze_for,
@@ -30,12 +32,11 @@ from transfer_influence.outcomes.tables import (
     read_table,
     write_table,
 )
-from transfer_influence.progress import progress
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import SourceModel, examples_of, pack
 from transfer_influence.training.evaluation import Evaluation, evaluate
-from transfer_influence.training.loop import Normalize, train
+from transfer_influence.training.loop import Normalize, NotFiniteError, train
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def best_device() -> torch.device:
     and change no result.
     """
     torch.set_num_threads(1)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    log.info("computes on %s", device_name(device))
+    return device
 
 
 def device_name(device: torch.device) -> str:
@@ -63,7 +66,7 @@ def train_sources(
     weights: Path,
     table: Path,
     origin: Origin,
-    workers: int,
+    options: JobOptions,
 ) -> None:
     """Train source models; write their weights and a table with one row a model.
 
@@ -74,41 +77,46 @@ def train_sources(
         recipe: how to train it.
         weights: safetensors file to write; keys are `{model}/{parameter}`.
         table: Parquet file to write.
-        origin: of the result; models that an earlier, killed job of the same origin finished are
-            not trained again.
-        workers: threads that decode images.
+        origin: of the result; models that another job of the same origin finished, or is at work
+            on, are not trained again.
+        options: how to run.
+
+    Raises:
+        UserError: see `train`; a loss is not finite, twice, and `options` say to stop.
     """
     started = time.monotonic()
-    device = best_device()
-    sidecar = read_sidecar(data / "dataset.json")
-    train_loader = open_loader(data, "train", recipe, device, workers)
-    test_loader = open_loader(data, "test", recipe, device, workers)
-    normalize = Normalize(sidecar, device)
-    partial = PartialShard(table, origin.digest)
-    everything = np.arange(len(test_loader.labels))
+    shard = PartialShard([weights, table], origin.digest)
     by_number = {source.model: source for source in models}
-    for number in unfinished(list(by_number), partial):
-        source, name = by_number[number], f"source model {number}"
-        model = build_model(architecture, len(sidecar.classes), source.seeds.weights)
-        model = place(model, device)
-        kept = examples_of(source.mask, train_loader.labels)
-        train(model, train_loader, kept, normalize, recipe, source.seeds, device, name)
-        evaluation = evaluate(model, test_loader, everything, normalize, recipe, device)
-        row = source_row(source, evaluation, examples_of(source.mask, test_loader.labels))
-        log.info("%s: accuracy on its own classes %.4f", name, row["accuracy"][0].as_py())
-        state = model.state_dict().items()
-        partial.save(number, row, {key: value.cpu().contiguous() for key, value in state})
-    with atomic(weights) as temporary:
-        save_file(
-            {
-                f"{number}/{key}": value
-                for number in by_number
-                for key, value in partial.weights(number).items()
-            },
-            temporary,
-        )
-    seconds = time.monotonic() - started
-    finish(list(by_number), partial, table, origin.provenance(device_name(device), seconds))
+    with all_devices(options) as workers, staged(data, options.scratch) as folder:
+        device = best_device()
+        sidecar = read_sidecar(folder / "dataset.json")
+        train_loader = open_loader(folder, "train", recipe, device, workers)
+        test_loader = open_loader(folder, "test", recipe, device, workers)
+        normalize = Normalize(sidecar, device)
+        everything = np.arange(len(test_loader.labels))
+
+        def train_one(number: int) -> tuple[pa.Table, dict[str, torch.Tensor]]:
+            source, name = by_number[number], f"source model {number}"
+            model = build_model(architecture, len(sidecar.classes), source.seeds.weights)
+            model = place(model, device)
+            kept = examples_of(source.mask, train_loader.labels)
+            train(model, train_loader, kept, normalize, recipe, source.seeds, device, name)
+            evaluation = evaluate(model, test_loader, everything, normalize, recipe, device)
+            row = source_row(source, evaluation, examples_of(source.mask, test_loader.labels))
+            log.info("%s: ends, accuracy on its own classes %.4f", name, row["accuracy"][0].as_py())
+            state = model.state_dict().items()
+            return row, {key: value.cpu().contiguous() for key, value in state}
+
+        for number in shard.unfinished(list(by_number)):
+            failed = identity(by_number[number], failed=True)
+            shard.save(number, *trained(number, train_one, failed, shard, options))
+
+        def write() -> None:
+            write_weights(list(by_number), shard, weights)
+            provenance = origin.provenance(device_name(device), time.monotonic() - started)
+            write_rows(list(by_number), shard, table, provenance)
+
+        shard.finish(write)
 
 
 def transfer(
@@ -119,9 +127,11 @@ def transfer(
     data: Path,
     table: Path,
     origin: Origin,
-    workers: int,
+    options: JobOptions,
 ) -> None:
     """Transfer every source model of a shard to one target; write one row a model.
+
+    A source model that failed has a row that says so here too.
 
     Args:
         weights: safetensors file of the source models.
@@ -131,54 +141,117 @@ def transfer(
         data: folder of the converted target data set.
         table: Parquet file to write.
         origin: as in `train_sources`.
-        workers: threads that decode images.
+        options: how to run.
+
+    Raises:
+        UserError: as in `train_sources`.
     """
     started = time.monotonic()
-    device = best_device()
-    sidecar = read_sidecar(data / "dataset.json")
-    train_loader = open_loader(data, "train", stage.recipe, device, workers)
-    test_loader = open_loader(data, "test", stage.recipe, device, workers)
-    train_examples = np.arange(len(train_loader.labels))
-    test_examples = np.arange(len(test_loader.labels))
-    normalize = Normalize(sidecar, device)
-    partial = PartialShard(table, origin.digest)
-    models = read_table(sources, ["model"])["model"].to_pylist()
-    for number in unfinished(models, partial):
-        name = f"source model {number} on {stage.target}, {stage.mode}"
-        model = build_model(stage.architecture, len(sidecar.classes), seeds(number).weights)
-        load_backbone(model, read_weights(weights, number))
-        freeze_for(model, stage.mode)
-        model = place(model, device)
-        train(
-            model,
-            train_loader,
-            train_examples,
-            normalize,
-            stage.recipe,
-            seeds(number),
-            device,
-            name,
+    shard = PartialShard([table], origin.digest)
+    source_failed = failed_models(sources)
+    with all_devices(options) as workers, staged(data, options.scratch) as folder:
+        device = best_device()
+        sidecar = read_sidecar(folder / "dataset.json")
+        train_loader = open_loader(folder, "train", stage.recipe, device, workers)
+        test_loader = open_loader(folder, "test", stage.recipe, device, workers)
+        train_examples = np.arange(len(train_loader.labels))
+        test_examples = np.arange(len(test_loader.labels))
+        normalize = Normalize(sidecar, device)
+
+        def transfer_one(number: int) -> tuple[pa.Table, None]:
+            name = f"source model {number} on {stage.target}, {stage.mode}"
+            model = build_model(stage.architecture, len(sidecar.classes), seeds(number).weights)
+            load_backbone(model, read_weights(weights, number))
+            freeze_for(model, stage.mode)
+            model = place(model, device)
+            train(
+                model,
+                train_loader,
+                train_examples,
+                normalize,
+                stage.recipe,
+                seeds(number),
+                device,
+                name,
+            )
+            evaluation = evaluate(
+                model, test_loader, test_examples, normalize, stage.recipe, device
+            )
+            log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
+            return transfer_row(number, evaluation), None
+
+        for number in shard.unfinished(list(source_failed)):
+            failed = model_column(number, failed=True)
+            if source_failed[number]:
+                shard.save(number, failed)
+            else:
+                shard.save(number, *trained(number, transfer_one, failed, shard, options))
+
+        def write() -> None:
+            provenance = origin.provenance(device_name(device), time.monotonic() - started)
+            write_rows(list(source_failed), shard, table, provenance)
+
+        shard.finish(write)
+
+
+def trained(
+    number: int,
+    train_one: Callable[[int], tuple[pa.Table, dict[str, torch.Tensor] | None]],
+    failed: pa.Table,
+    shard: PartialShard,
+    options: JobOptions,
+) -> tuple[pa.Table, dict[str, torch.Tensor] | None]:
+    """Train a model, once more with the same seeds if its loss is not finite.
+
+    Returns:
+        Its row and weights; if it failed twice and `options` say to go on without it, the row
+        `failed` and no weights.
+
+    Raises:
+        NotFiniteError: it failed twice and `options` say to stop.
+    """
+    reason = shard.failure(number)
+    if reason is None:
+        try:
+            return train_one(number)
+        except NotFiniteError as failure:
+            log.warning("%s Once more, with the same seeds.", failure)
+        try:
+            return train_one(number)
+        except NotFiniteError as failure:
+            reason = str(failure)
+            shard.save_failure(number, reason)
+    if options.failed_models == "stop":
+        raise NotFiniteError(f"{reason} To go on without such models, set failed_models: exclude.")
+    log.error("%s The study goes on without it.", reason)
+    return failed, None
+
+
+def failed_models(table: Path) -> dict[int, bool]:
+    """Return for each model of a shard, in order, whether it failed."""
+    rows = read_table(table, ["model", "failed"])
+    return dict(zip(rows["model"].to_pylist(), rows["failed"].to_pylist(), strict=True))
+
+
+def write_weights(models: list[int], shard: PartialShard, weights: Path) -> None:
+    """Write the weights of all models of a shard; a failed model has none."""
+    with atomic(weights) as temporary:
+        save_file(
+            {
+                f"{number}/{key}": value
+                for number in models
+                for key, value in shard.weights(number).items()
+            },
+            temporary,
         )
-        evaluation = evaluate(model, test_loader, test_examples, normalize, stage.recipe, device)
-        log.info("%s: accuracy %.4f", name, evaluation.accuracy)
-        partial.save(number, transfer_row(number, evaluation))
-    seconds = time.monotonic() - started
-    finish(models, partial, table, origin.provenance(device_name(device), seconds))
 
 
-def unfinished(models: list[int], partial: PartialShard) -> Iterator[int]:
-    """Yield the models that an earlier run of the job did not finish, with a progress bar."""
-    waiting = [number for number in models if not partial.has(number)]
-    if len(waiting) < len(models):
-        log.info("%d of %d models were finished before", len(models) - len(waiting), len(models))
-    yield from progress(waiting, "models", "model")
-
-
-def finish(models: list[int], partial: PartialShard, table: Path, provenance: str) -> None:
-    """Write the rows of all models to the shard's table, and remove the partial results."""
-    rows = pa.concat_tables([partial.row(number) for number in models])
-    write_table(rows, table, provenance)
-    partial.remove()
+def write_rows(models: list[int], shard: PartialShard, table: Path, provenance: str) -> None:
+    """Write the rows of all models of a shard; what a failed model does not have is null."""
+    rows = [shard.row(number) for number in models]
+    # A failed model's row has only the first columns of a whole one.
+    columns = max(rows, key=lambda row: row.num_columns).schema.empty_table()
+    write_table(pa.concat_tables([columns, *rows], promote_options="default"), table, provenance)
 
 
 def read_weights(path: Path, model: int) -> dict[str, torch.Tensor]:
@@ -205,27 +278,35 @@ def source_row(source: SourceModel, evaluation: Evaluation, own: np.ndarray) -> 
     `own` are the test examples of the classes that the model was trained on: `accuracy` is over
     these, while `class_accuracy` has all classes (0 for a class it never saw).
     """
-    return pa.table(
-        {
-            "model": pa.array([source.model], pa.int64()),
-            "seed": pa.array([source.seeds.weights], pa.int64()),
-            "mask": pa.array([pack(source.mask)], pa.binary(-(-len(source.mask) // 8))),
-            "accuracy": pa.array([float(evaluation.is_correct[own].mean())]),
-            "class_accuracy": list_column(evaluation.class_accuracy[None]),
-        }
+    row = identity(source, failed=False)
+    row = row.append_column("accuracy", pa.array([float(evaluation.is_correct[own].mean())]))
+    return row.append_column("class_accuracy", list_column(evaluation.class_accuracy[None]))
+
+
+def identity(source: SourceModel, failed: bool) -> pa.Table:
+    """Return the columns that a source model has even if its training failed."""
+    return (
+        model_column(source.model, failed)
+        .append_column("seed", pa.array([source.seeds.weights], pa.int64()))
+        .append_column("mask", pa.array([pack(source.mask)], pa.binary(-(-len(source.mask) // 8))))
     )
+
+
+def model_column(model: int, failed: bool) -> pa.Table:
+    """Return a row with a model's number, and whether its training failed."""
+    return pa.table({"model": pa.array([model], pa.int64()), "failed": pa.array([failed])})
 
 
 def transfer_row(model: int, evaluation: Evaluation) -> pa.Table:
     """Return the one-row table of a transferred model."""
-    per_example = {name: list_column(getattr(evaluation, name)[None]) for name in PER_EXAMPLE}
-    return pa.table(
-        {
-            "model": pa.array([model], pa.int64()),
-            "accuracy": pa.array([evaluation.accuracy]),
-            "loss": pa.array([evaluation.loss]),
-            "auroc": pa.array([evaluation.auroc], pa.float64()),
-            "class_accuracy": list_column(evaluation.class_accuracy[None]),
-            **per_example,
-        }
-    )
+    row = model_column(model, failed=False)
+    columns = {
+        "accuracy": pa.array([evaluation.accuracy]),
+        "loss": pa.array([evaluation.loss]),
+        "auroc": pa.array([evaluation.auroc], pa.float64()),
+        "class_accuracy": list_column(evaluation.class_accuracy[None]),
+        **{name: list_column(getattr(evaluation, name)[None]) for name in PER_EXAMPLE},
+    }
+    for name, column in columns.items():
+        row = row.append_column(name, column)
+    return row

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transfer_influence.config.study import FailedModels
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.outcomes.tables import (
@@ -25,9 +26,14 @@ ROW_GROUP = 64
 
 
 def summarize(
-    transfers: list[Path], sources: list[Path], models: int, output: Path, provenance: str
+    transfers: list[Path],
+    sources: list[Path],
+    models: int,
+    failed_models: FailedModels,
+    output: Path,
+    provenance: str,
 ) -> None:
-    """Write the outcomes of models 0 … `models`-1 of all shards.
+    """Write the outcomes of models 0 … `models`-1 of all shards, but for those that failed.
 
     The table has the columns of the transfers, and `mask` and `source_accuracy` of the sources. It
     is written as it is read: memory holds a shard and a row group.
@@ -36,17 +42,20 @@ def summarize(
         transfers: tables of transferred models, one a shard.
         sources: tables of the source models, in the same order.
         models: how many models to keep.
+        failed_models: whether a model that failed stops the study.
         output: Parquet file to write.
         provenance: of the output.
 
     Raises:
         UserError: a shard is missing, damaged, or of another config than the first; a model is
-            missing or there twice; an outcome is not finite.
+            missing or there twice; an outcome is not finite; a model failed and `failed_models`
+            is "stop"; all of them failed.
     """
     check_same_origin(transfers)
     check_same_origin(sources)
+    failed: list[int] = []
     seen: list[int] = []
-    shards = progress(joined(transfers, sources), "shards", "shard", len(transfers))
+    shards = progress(joined(transfers, sources, failed), "shards", "shard", len(transfers))
     kept = (rows.filter(pc.field("model") < models) for rows in shards)
     with atomic(output) as temporary:
         writer = None
@@ -58,8 +67,10 @@ def summarize(
             seen += group["model"].to_pylist()
         if writer is not None:
             writer.close()
-        check_each_once(seen, models, output)
-    log.info("%s: %d models", output, models)
+        failed = [model for model in failed if model < models]
+        check_each_once(seen + failed, models, output)
+        check_failed(failed, seen, failed_models, output)
+    log.info("%s: %d models", output, len(seen))
 
 
 def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -80,13 +91,17 @@ def regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield waiting[0]
 
 
-def joined(transfers: list[Path], sources: list[Path]) -> Iterator[pa.Table]:
-    """Yield the rows of each shard, checked, with the masks of its source models."""
+def joined(transfers: list[Path], sources: list[Path], failed: list[int]) -> Iterator[pa.Table]:
+    """Yield the rows of each shard, checked, with the masks of its source models.
+
+    Models that failed are left out, and their numbers appended to `failed`.
+    """
     columns: int | None = None
     for path, source_path in zip(transfers, sources, strict=True):
-        rows = read_table(path).replace_schema_metadata(None)
-        source = read_table(source_path)
-        check_same_models(path, rows, source_path, source)
+        rows, source, lost = read_outcomes(path, source_path)
+        failed += lost
+        if not len(rows):
+            continue
         examples = rows["raw_margin"].type.list_size
         if columns not in (None, examples):
             raise UserError(
@@ -98,6 +113,44 @@ def joined(transfers: list[Path], sources: list[Path]) -> Iterator[pa.Table]:
         yield rows.append_column("mask", source["mask"]).append_column(
             "source_accuracy", source["accuracy"]
         )
+
+
+def read_outcomes(path: Path, source_path: Path) -> tuple[pa.Table, pa.Table, list[int]]:
+    """Read the outcomes of transferred models and the rows of their source models.
+
+    Returns:
+        Two tables of the same models in the same order, without those that failed; and the numbers
+        of these.
+
+    Raises:
+        UserError: the two files are of other models.
+    """
+    rows = read_table(path).replace_schema_metadata(None)
+    source = read_table(source_path)
+    check_same_models(path, rows, source_path, source)
+    failed = rows["failed"]
+    whole = pc.invert(failed)
+    lost = rows["model"].filter(failed).to_pylist()
+    return rows.filter(whole).drop_columns("failed"), source.filter(whole), lost
+
+
+def check_failed(
+    failed: list[int], seen: list[int], failed_models: FailedModels, output: Path
+) -> None:
+    """Say which models are left out; refuse if that is not wanted or leaves none.
+
+    Raises:
+        UserError: see there.
+    """
+    if not failed:
+        return
+    numbers = ", ".join(map(str, failed))
+    if failed_models == "stop" or not seen:
+        raise UserError(
+            f"{output}: the training of {len(failed)} model(s) failed ({numbers}); change the "
+            f"recipe, or go on without them by failed_models: exclude."
+        )
+    log.warning("%s: without %d model(s) whose training failed: %s", output, len(failed), numbers)
 
 
 def check_same_models(path: Path, rows: pa.Table, source_path: Path, source: pa.Table) -> None:

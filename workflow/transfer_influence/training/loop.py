@@ -18,6 +18,10 @@ from transfer_influence.training.schedule import learning_rates
 log = logging.getLogger(__name__)
 
 
+class NotFiniteError(UserError):
+    """A model's loss is not a number any more; it has no outcomes."""
+
+
 class Normalize(nn.Module):
     """Turn uint8 images into float images with mean 0 and standard deviation 1 a channel.
 
@@ -72,9 +76,11 @@ def train(
         name: what to call the model in the log and in errors.
 
     Raises:
-        UserError: there are fewer than two examples, too few steps for the learning rate ever to
-            leave 0, or the loss is not finite.
+        UserError: there are fewer than two examples, or too few steps for the learning rate ever
+            to leave 0.
+        NotFiniteError: the loss is not finite.
     """
+    log.info("%s: starts, seeds %s", name, seeds)
     # A target with a handful of images still trains: one batch of all it has.
     batch_size = min(recipe.batch_size, len(examples))
     if batch_size < 2:
@@ -126,9 +132,9 @@ def train(
             *(optimizer.param_groups[0]["lr"], time.monotonic() - started),
         )
         if not np.isfinite(mean_loss):
-            raise UserError(
-                f"{name}: the loss is {mean_loss} after epoch {epoch + 1}; lower the recipe's "
-                f"learning_rate ({recipe.learning_rate})."
+            raise NotFiniteError(
+                f"{name} (seeds {seeds}): the loss is {mean_loss} after epoch {epoch + 1}; lower "
+                f"the recipe's learning_rate ({recipe.learning_rate})."
             )
 
 
