@@ -27,6 +27,10 @@ include: "rules/counterfactuals.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    claim_study()
+
+
 rule all:
     default_target: True
     input:

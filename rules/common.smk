@@ -1,10 +1,12 @@
 # The study, and what the rules of all stages need to know about it. No rules here.
 
+import atexit
 import functools
 import json
 import os
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 
@@ -24,6 +26,8 @@ from transfer_influence.config.stages import (
 from transfer_influence.config.study import check_classes, check_study
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
+from transfer_influence.operation.presence import at_work
+from transfer_influence.operation.slurm import name_prefix
 from transfer_influence.provenance import code_digest
 
 # Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
@@ -91,6 +95,10 @@ removals = {
 }
 
 
+# In SLURM's queue a study's jobs are known by their names.
+if hasattr(workflow.executor_settings, "jobname_prefix"):
+    workflow.executor_settings.jobname_prefix = name_prefix(study.study)
+
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.
 job_options = f"--failed-models {study.failed_models}"
 if study.scratch:
@@ -104,6 +112,16 @@ wildcard_constraints:
     mode="fixed|full",
     estimator="|".join(study.influence.estimators),
     removal="|".join(map(re.escape, removals)) or "none",
+
+
+def claim_study():
+    """Stop if another Snakemake is running the study; called before any job."""
+    claim = ExitStack()
+    try:
+        claim.enter_context(at_work(Path(results), "snakemake"))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    atexit.register(claim.close)
 
 
 def code(script):

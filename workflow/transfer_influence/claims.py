@@ -126,6 +126,23 @@ class Claims:
         newest = self._newest(name)
         return newest is not None and not self._is_abandoned(newest[1])
 
+    def shows_life(self, name: str) -> bool:
+        """Wait until it is sure whether the holder of a claim is alive, at most `patience`."""
+        first = None
+        while newest := self._newest(name):
+            path = newest[1]
+            if self._is_abandoned(path):
+                return False
+            owner = _read(path)
+            if owner is not None and owner.is_dead() is False:
+                return True
+            beat = path, self._seen[path][0]
+            if first not in (None, beat):
+                return True
+            first = beat
+            time.sleep(min(1.0, self._heartbeat))
+        return False
+
     def any_held(self) -> bool:
         """Tell whether somebody who is not known to be dead holds any claim in the folder."""
         return any(not self._is_abandoned(path) for path in self._folder.glob("*.claim-*"))
@@ -163,7 +180,7 @@ class Claims:
         try:
             heartbeat = path.stat().st_mtime_ns
         except FileNotFoundError:
-            return False  # given back just now; the next look sees that
+            heartbeat = 0  # given back just now; the next look sees that
         last, since = self._seen.get(path, (None, 0.0))
         if last != heartbeat:
             self._seen[path] = heartbeat, time.monotonic()

@@ -1,0 +1,194 @@
+"""Start a study's controller so that it outlives this terminal; look at it, follow it, stop it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import psutil
+import submitit
+
+from transfer_influence.claims import Owner
+from transfer_influence.config.settings import read_yaml
+from transfer_influence.errors import UserError
+from transfer_influence.operation import slurm
+from transfer_influence.operation.controller import Controller, log_of
+from transfer_influence.operation.presence import Role, claims_on
+
+Cluster = Literal["slurm", "local"]
+POLL = 1.0  # seconds between two looks at a log
+YEAR = 365 * 24 * 60  # minutes
+SIGNAL_BEFORE = 120  # seconds before its time limit at which a controller is told to stop
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what a controller runs.
+
+    Attributes:
+        cluster: `slurm`, or this machine.
+        queue: partition and account in SLURM, where not the defaults of cluster and user.
+        minutes: time limit; the controller is then requeued.
+        memory_gb: of a controller in SLURM.
+    """
+
+    cluster: Cluster
+    queue: dict[str, str]
+    minutes: int
+    memory_gb: float
+
+
+def this_cluster() -> Cluster:
+    """Return `slurm` where jobs can be submitted, else `local`."""
+    return "slurm" if shutil.which("sbatch") else "local"
+
+
+def profile_defaults(profile: Path) -> dict[str, Any]:
+    """Return the default resources of a profile: partition, account.
+
+    Raises:
+        UserError: there is no such profile, or it is no YAML.
+    """
+    path = profile / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"--profile: {path} does not exist; name a folder that holds one.")
+    return read_yaml(path).get("default-resources") or {}
+
+
+def submit(controller: Controller, place: Place) -> str:
+    """Start a controller through submitit; return what to call it.
+
+    Raises:
+        UserError: SLURM refuses it.
+    """
+    folder = controller.results / "launch" / "submitit"
+    try:
+        if place.cluster == "slurm":
+            executor = submitit.SlurmExecutor(folder, max_num_timeout=10_000)
+            executor.update_parameters(
+                job_name=slurm.controller_name(controller.study),
+                time=place.minutes,
+                mem=f"{place.memory_gb:g}GB",
+                cpus_per_task=1,
+                signal_delay_s=SIGNAL_BEFORE,
+                stderr_to_stdout=True,
+                additional_parameters={"requeue": True, **place.queue},
+            )
+            return f"SLURM job {executor.submit(controller).job_id}"
+        return f"process {in_new_session(lambda: submit_locally(controller, folder))}"
+    except (subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"SLURM refuses the controller: {' '.join(str(error).split())}") from None
+
+
+def submit_locally(controller: Controller, folder: Path) -> str:
+    """Start a controller on this machine; return its process number."""
+    executor = submitit.LocalExecutor(folder, max_num_timeout=10_000)
+    executor.update_parameters(timeout_min=YEAR, stderr_to_stdout=True)
+    return executor.submit(controller).job_id
+
+
+def in_new_session(call: Any) -> str:
+    """Return what a function returns that is called where no terminal's end is noticed.
+
+    What it starts gets no Ctrl-C and no hang-up of this terminal, and none of its files.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setsid()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(nowhere, standard)
+            os.write(writing, str(call()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise UserError("the controller could not be started; run scripts/launch.py --dry-run.")
+    return said
+
+
+def running(results: Path) -> dict[Role, Owner]:
+    """Return who is running a study, by role; empty if nobody is.
+
+    For those on other machines this takes up to a heartbeat, or more if they are dead.
+    """
+    claims = claims_on(results)
+    holders = {role: claims.holder(role) for role in get_args(Role)}
+    return {role: holder for role, holder in holders.items() if holder and claims.shows_life(role)}
+
+
+def cancel(study: str, results: Path, folder: Path) -> Iterator[str]:
+    """Stop a study's controller and all its jobs; yield a line for each.
+
+    Finished models are kept: a later start goes on with the others.
+
+    Raises:
+        UserError: it runs on another machine, out of reach.
+    """
+    controllers = slurm.controller_jobs(study, folder) if slurm.is_there() else []
+    slurm.cancel([job.number for job in controllers])
+    yield from (f"cancelled the controller, SLURM job {job}" for job in controllers)
+    claims = claims_on(results)
+    for role in get_args(Role):
+        owner = claims.holder(role)
+        if owner is None or owner.is_dead() or (owner.is_dead() is None and controllers):
+            continue  # what ran inside a controller's job has ended with it
+        if owner.is_dead() is None and claims.shows_life(role):
+            raise UserError(f"the {role} is {owner}; call scripts/launch.py --cancel there.")
+        kill_tree(owner.process)
+        yield f"stopped the {role}, {owner}"
+    # What Snakemake submitted in its last moment shows at the second look.
+    while slurm.is_there() and (jobs := slurm.training_jobs(study, folder)):
+        slurm.cancel([job.number for job in jobs])
+        yield from (f"cancelled {job}" for job in jobs)
+        time.sleep(POLL)
+
+
+def kill_tree(process: int) -> None:
+    """End a process and all that it started, which by design loses one model a job at most."""
+    try:
+        root = psutil.Process(process)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in tree:
+        member.kill()
+    psutil.wait_procs(tree, timeout=10)
+
+
+def follow(study: str, results: Path, folder: Path, start: int) -> None:
+    """Print the controller's log as it grows, until nobody is running the study any more.
+
+    Args:
+        study: name of the study.
+        results: folder of its results.
+        folder: where Snakemake runs.
+        start: bytes of the log to skip.
+    """
+    path = log_of(results)
+    while True:
+        over = not running(results) and not (
+            slurm.is_there() and slurm.controller_jobs(study, folder)
+        )
+        if path.exists():
+            with path.open("rb") as log:
+                log.seek(start)
+                text = log.read()
+            start += len(text)
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+        if over:
+            return
+        time.sleep(POLL)
