@@ -1,0 +1,115 @@
+"""All jobs of a study, as Snakemake plans them into an empty folder."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from transfer_influence.config.study import Mode, Study
+
+# What each rule makes, in the words of the progress table, in the order in which the data flows.
+RULES = {
+    "convert_dataset": "data sets",
+    "plot_dataset": "pictures of data sets",
+    "train_sources": "source models",
+    "transfer": "transfers",
+    "summarize": "summary",
+    "estimate_influence": "influences",
+    "rank_classes": "ranking",
+    "plot_accuracies": "figure of accuracies",
+    "plot_influences": "figure",
+    "counterfactual_source": "retrained source models",
+    "counterfactual_transfer": "their transfers",
+    "summarize_counterfactual": "counterfactuals",
+    "plot_counterfactuals": "figure",
+    "draw_rulegraph": "rule graph",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, by two files; both are named as seen from the folder of the study's results."""
+
+    output: str  # says that the job is done
+    benchmark: str  # where Snakemake writes how long it took
+
+
+@dataclass(frozen=True)
+class JobGroup:
+    """The jobs of one rule; of one target and mode, where the rule has them.
+
+    Attributes:
+        rule: name of the rule.
+        jobs: all of them.
+        models: how many models each job trains; 0 where they train none.
+        transfer: target and mode, where the rule has them.
+    """
+
+    rule: str
+    jobs: list[Job]
+    models: int = 0
+    transfer: tuple[str, Mode] | None = None
+
+
+def job_groups(study: Study) -> list[JobGroup]:
+    """Return all jobs of a study, in the order of `RULES`."""
+    groups = [
+        _group("convert_dataset", study.datasets, "data/{}/dataset.json"),
+        _group("train_sources", study.shards, "sources/{}.parquet", study.models_per_job),
+        _group("plot_dataset", study.datasets, "report/datasets/{}.svg"),
+        _group("plot_accuracies", [""], "report/accuracies.svg"),
+        _group("draw_rulegraph", [""], "report/rulegraph.svg"),
+    ]
+    for target, mode in study.transfers:
+        groups += _groups_of_transfer(study, target, mode)
+    if study.counterfactuals:
+        # Each once, as some are shared by several targets.
+        removals = {
+            removal.name: None
+            for target, mode in study.transfers
+            for removal in study.removals(target, mode)
+        }
+        output, models = "counterfactuals/sources/{}.parquet", study.counterfactuals.replicates
+        groups.append(_group("counterfactual_source", removals, output, models))
+    order = list(RULES)
+    return sorted(groups, key=lambda group: order.index(group.rule))
+
+
+def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]:
+    here = f"{target}/{mode}"
+    estimators = [f"{here}/{estimator}" for estimator in study.influence.estimators]
+    transfers = [f"{here}/{shard}" for shard in study.shards]
+    at = (target, mode)
+    groups = [
+        _group("transfer", transfers, "transfers/{}.parquet", study.models_per_job, at),
+        _group("summarize", [here], "summaries/{}.parquet", transfer=at),
+        _group("estimate_influence", estimators, "influences/{}.parquet", transfer=at),
+        _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
+        _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
+    ]
+    if study.counterfactuals:
+        names = [f"{here}/{removal.name}" for removal in study.removals(target, mode)]
+        output, models = "counterfactuals/transfers/{}.parquet", study.counterfactuals.replicates
+        groups += [
+            _group("counterfactual_transfer", names, output, models, at),
+            _group("summarize_counterfactual", [here], "counterfactuals/{}.parquet", transfer=at),
+            _group("plot_counterfactuals", [here], "report/{}/counterfactuals.svg", transfer=at),
+        ]
+    return groups
+
+
+def _group(
+    rule: str,
+    names: Iterable[str],
+    output: str,
+    models: int = 0,
+    transfer: tuple[str, Mode] | None = None,
+) -> JobGroup:
+    """Return the jobs of a rule from their names.
+
+    A name is the values of the job's wildcards, joined as the rules join them in file names; it is
+    empty for a rule without. `output` has braces where the name belongs.
+    """
+    jobs = [
+        Job(output.format(name), "/".join(filter(None, ["benchmarks", rule, name])) + ".tsv")
+        for name in names
+    ]
+    return JobGroup(rule, jobs, models, transfer)
