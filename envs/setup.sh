@@ -1,12 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the project needs; `make setup` calls it. Safe to run again at any time.
-# What is checked is what is used (a header, a library), not a package name: a part may come from
-# Debian, from pyenv or from a cluster's modules, and only what is missing is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-step() { echo "==> $*"; }
-stop() { echo "setup: $*" >&2; exit 1; }
+source envs/system.sh
 
 # Without this stamp make starts here again, so a set-up that fails half-way is never taken for whole.
 rm -f .venv/.complete
@@ -23,11 +19,6 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/de
 # FFCV comes as source only: its build wants a C++ compiler, Python's headers, and OpenCV and
 # libjpeg-turbo as pkg-config sees them. The opencv-python wheel loads libGL. Snakemake draws its
 # graphs with dot.
-missing=() # in words
-packages=() # as Debian and Ubuntu call them
-need() { # need WORDS PACKAGE COMMAND...: the part is there if the command succeeds
-    if ! "${@:3}" >/dev/null 2>&1; then missing+=("$1"); packages+=("$2"); fi
-}
 need "a C++ compiler" g++ command -v g++
 need "pkg-config" pkg-config command -v pkg-config
 need "OpenCV's headers" libopencv-dev pkg-config --exists opencv4
@@ -38,34 +29,7 @@ need "Python's venv" "python$version-venv" "$python" -c 'import ensurepip, venv'
 need "Graphviz" graphviz command -v dot
 need "libGL" libgl1 "$python" -c 'import ctypes; ctypes.CDLL("libGL.so.1")'
 
-as_root=()
-can_install=false
-if command -v apt-get >/dev/null; then
-    if [ "$(id -u)" = 0 ]; then
-        can_install=true
-    elif sudo -n true 2>/dev/null; then
-        can_install=true
-        as_root=(sudo -n)
-    fi
-fi
-apt_install() {
-    # A fresh machine has no package lists; one broken third-party list is no reason to stop.
-    "${as_root[@]}" apt-get update -qq || true
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
-        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-}
-
-if [ ${#missing[@]} -gt 0 ]; then
-    words=$(printf '%s, ' "${missing[@]}")
-    words=${words%, }
-    if ! command -v apt-get >/dev/null; then
-        stop "missing: $words; install them with this system's package manager, or work in the conda environment of envs/environment.yaml."
-    elif ! $can_install; then
-        stop "missing: $words; run 'sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}', then this again."
-    fi
-    step "installing with apt-get: ${packages[*]}"
-    apt_install "${packages[@]}" || stop "apt-get could not install ${packages[*]}; its own words are above."
-fi
+install_missing "install them with this system's package manager, or work in the conda environment of envs/environment.yaml."
 
 # The real images of the demo. Nothing else needs them, so their absence stops nobody.
 if [ ! -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ]; then
