@@ -5,7 +5,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format
+.PHONY: help setup demo test test-slurm lint format
 
 # The tools come from .venv, whatever the user's shell has activated. Only the set-up itself starts
 # from the user's own interpreter (:= takes PATH as it is on that line).
@@ -14,13 +14,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## List these commands
 	@echo "Usage: make COMMAND"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "PYTHON=... names the interpreter for a new .venv, for example: make setup PYTHON=python3.12"
 
 setup: .venv/.complete ## Install everything into .venv (the other commands do it when needed)
 	@echo "The environment is ready: .venv"
 
-.venv/.complete: envs/requirements.lock envs/development.lock envs/setup.sh
+.venv/.complete: envs/requirements.lock envs/development.lock envs/setup.sh envs/system.sh
 	@PYTHON="$(PYTHON)" bash envs/setup.sh
 
 demo: .venv/.complete ## Run the demo study, config/demo.yaml, and write its HTML report
@@ -32,6 +32,11 @@ demo: .venv/.complete ## Run the demo study, config/demo.yaml, and write its HTM
 # A file's tests stay in one process: what they share (compiled loaders, small data sets) is made once.
 test: .venv/.complete ## Run the tests, two at a time
 	pytest -n 2 --dist loadfile
+
+# One after the other: a study on the cluster keeps two cores busy by itself.
+test-slurm: .venv/.complete ## Run the tests that start a SLURM of their own; needs root
+	@bash envs/slurm.sh
+	pytest tests/slurm
 
 lint: .venv/.complete ## Check style, types and the workflow; changes nothing
 	ruff check .

@@ -72,13 +72,17 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(settings))
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command that runs Snakemake on the study."""
+        return [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
+            *("--configfile", "config/tiny.yaml", *arguments),
+        ]
+
     def snakemake(self, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
         """Run Snakemake on the study, as a user would."""
-        command = [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
-            *("--configfile", "config/tiny.yaml", "--cores", str(cores)),
-            *("--scheduler", "greedy", "--show-failed-logs", *arguments),
-        ]
+        here = ("--cores", str(cores), "--scheduler", "greedy", "--show-failed-logs")
+        command = self.command(*here, *arguments)
         return subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
         )

@@ -1,0 +1,75 @@
+"""The cluster itself, and the profile for SLURM on it when nothing goes wrong."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.conftest import SHARDS, assert_same_results
+from tests.workflow.conftest import CHECKOUT
+
+pytestmark = pytest.mark.timeout(600)
+
+PROFILE = yaml.safe_load((CHECKOUT / "profiles" / "slurm" / "config.yaml").read_text())
+
+
+def running(*commands: str) -> set[str]:
+    """Return those of some commands that run on this machine, whoever started them."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            words = (process / "cmdline").read_text().rstrip("\0").split("\0")
+            found.add(" ".join([Path(words[0]).name, *words[1:]]))
+    return found & set(commands)
+
+
+def variables(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+def test_a_stopped_cluster_leaves_nothing_behind():
+    lasting = ("sleep 1001.5", "sleep 1002.5")
+    with Cluster(nodes=1) as cluster:
+        # One process of a job's step, and one that has left the job's session.
+        number = cluster.submit("setsid sleep 1001.5 & srun sleep 1002.5")
+        wait_for(lambda: len(running(*lasting)) == 2, 30, "the job's processes")
+        assert cluster.job(number).state == "RUNNING"
+    assert not running(*lasting)
+    assert not cluster.pids()
+    assert not cluster.folder.exists()
+
+
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind():
+    cluster = Cluster(nodes=1, min_job_age=-1)
+    with pytest.raises(RuntimeError, match="ended") as raised:
+        cluster.start()
+    assert any("MinJobAge value (-1) is less than zero" in note for note in raised.value.__notes__)
+    assert not cluster.pids()
+    assert not cluster.folder.exists()
+
+
+def test_shards_are_jobs_that_see_one_gpu_each(project, undisturbed):
+    shards = SHARDS[:2]
+    controller = project.start(*project.sources(*shards))
+
+    def training() -> list[int]:
+        pids = [project.training(shard) for shard in shards]
+        return pids if all(pids) else []
+
+    seen = [variables(pid) for pid in wait_for(training, 180, "both shards to be trained")]
+    jobs = [project.cluster.job(int(environment["SLURM_JOB_ID"])) for environment in seen]
+    gpus = [environment["CUDA_VISIBLE_DEVICES"] for environment in seen]
+    assert set(gpus) <= {"0", "1"}
+    assert len({(job.node, gpu) for job, gpu in zip(jobs, gpus, strict=True)}) == 2
+    for shard, job in zip(shards, jobs, strict=True):
+        assert job.comment == f"rule_train_sources_wildcards_{shard}"
+        assert job.partition == PROFILE["default-resources"]["slurm_partition"]
+        assert job.cpus == PROFILE["set-threads"]["train_sources"]
+        assert (job.memory, job.time_limit) == ("8000M", "12:00:00")
+    assert controller.wait(300) == 0, controller.output
+    for shard in shards:
+        assert_same_results(project, undisturbed, shard)
