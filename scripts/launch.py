@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -31,7 +32,7 @@ def main() -> None:
         results = (study.results / study.study).absolute()
         if arguments.status:
             print_status(study.study, results)
-            print(progress_table(census(study)))
+            print(progress_table(census(study), time.time()))
         elif arguments.cancel:
             for line in launching.cancel(study.study, results, Path.cwd()):
                 print(line)
