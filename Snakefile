@@ -29,6 +29,7 @@ include: "rules/report.smk"
 
 onstart:
     claim_study()
+    name_jobs()
 
 
 rule all:

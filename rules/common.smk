@@ -95,10 +95,6 @@ removals = {
 }
 
 
-# In SLURM's queue a study's jobs are known by their names.
-if hasattr(workflow.executor_settings, "jobname_prefix"):
-    workflow.executor_settings.jobname_prefix = name_prefix(study.study)
-
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.
 job_options = f"--failed-models {study.failed_models}"
 if study.scratch:
@@ -115,13 +111,23 @@ wildcard_constraints:
 
 
 def claim_study():
-    """Stop if another Snakemake is running the study; called before any job."""
+    """Stop if another Snakemake is running the study; before any job."""
     claim = ExitStack()
     try:
         claim.enter_context(at_work(Path(results), "snakemake"))
     except UserError as error:
         raise WorkflowError(str(error)) from None
     atexit.register(claim.close)
+
+
+def name_jobs():
+    """Let the names of the study's jobs in SLURM's queue begin with its name; before any job.
+
+    The plugin has a setting for it, but reads it before a Snakefile can say a word.
+    """
+    executor = workflow.scheduler._executor
+    if hasattr(executor, "run_uuid"):
+        executor.run_uuid = f"{name_prefix(study.study)}_{executor.run_uuid}"
 
 
 def code(script):

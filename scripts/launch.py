@@ -8,16 +8,16 @@ controller that died, and starts Snakemake again when that waits for jobs SLURM 
 
 import argparse
 import os
-import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.study import check_study
 from transfer_influence.errors import UserError
-from transfer_influence.operation import launching, slurm
+from transfer_influence.operation import launching
 from transfer_influence.operation.census import census
 from transfer_influence.operation.controller import Controller, Leftovers, log_of
 from transfer_influence.operation.printing import progress_table
@@ -26,78 +26,66 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    arguments = parser().parse_intermixed_args()
     try:
         study = check_study(read_yaml(arguments.study), str(arguments.study))
-        results = (study.results / study.study).absolute()
-        if arguments.status:
-            print_status(study.study, results)
-            print(progress_table(census(study), time.time()))
-        elif arguments.cancel:
-            for line in launching.cancel(study.study, results, Path.cwd()):
-                print(line)
-        else:
-            start(arguments, study.study, results)
-    except UserError as error:
-        sys.exit(f"launch.py: {error}")
-
-
-def start(arguments: argparse.Namespace, study: str, results: Path) -> None:
-    """Check the study, start its controller unless it has one, and follow it if asked."""
-    log = log_of(results)
-    told = log.stat().st_size if log.exists() else 0
-    cluster = arguments.cluster or launching.this_cluster()
-    profile = arguments.profile or CHECKOUT / "profiles" / cluster
-    defaults = launching.profile_defaults(profile)
-    snakemake = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
-        *("--configfile", str(arguments.study), "--workflow-profile", str(profile)),
-        *arguments.snakemake,
-    ]
-    at_work = launching.running(results)
-    if at_work and not (arguments.follow or arguments.dry_run):
-        described = " and ".join(f"the {role} is {owner}" for role, owner in at_work.items())
-        raise UserError(f"the study is being run already: {described}; see --status, --follow.")
-    if not at_work or arguments.dry_run:
-        # A mistake in the config is better said here than in the log of a job.
-        quiet = [] if arguments.dry_run else ["--quiet", "all"]
-        if subprocess.run([*snakemake, "--dry-run", *quiet]).returncode != 0:
-            raise UserError("Snakemake cannot plan this study; its reasons are above.")
-        if arguments.dry_run:
-            return
+        cluster = arguments.cluster or launching.this_cluster()
+        profile = arguments.profile or CHECKOUT / "profiles" / cluster
+        settings = launching.read_profile(profile)
         controller = Controller(
-            snakemake=snakemake,
-            study=study,
-            results=results,
+            snakemake=[
+                *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
+                *("--configfile", str(arguments.study), "--workflow-profile", str(profile)),
+                *arguments.snakemake,
+            ],
+            study=study.study,
+            results=(study.results / study.study).absolute(),
             folder=Path.cwd(),
+            asks_slurm=settings.get("executor") == "slurm",
             leftovers=arguments.leftovers,
             patience=arguments.patience,
             gpus=os.getenv("CUDA_VISIBLE_DEVICES"),
         )
-        queue = {
-            "partition": arguments.partition or defaults.get("slurm_partition"),
-            "account": arguments.account or defaults.get("slurm_account"),
-        }
-        place = launching.Place(
-            cluster,
-            {name: value for name, value in queue.items() if value},
-            round(arguments.hours * 60),
-            arguments.memory_gb,
-        )
-        print(f"the controller is {launching.submit(controller, place)}; its log is {log}")
-    if arguments.follow:
-        launching.follow(study, results, Path.cwd(), told)
+        if arguments.dry_run:
+            os.execv(sys.executable, [*controller.snakemake, "--dry-run"])
+        elif arguments.status:
+            print_lines(launching.status(controller))
+            print(progress_table(census(study), time.time()))
+        elif arguments.cancel:
+            print_lines(launching.cancel(controller))
+        else:
+            told = size_of(log_of(controller.results))
+            if not (arguments.follow and launching.is_controlled(controller)):
+                minutes = round(arguments.hours * 60)
+                queue = queue_of(arguments, settings)
+                place = launching.Place(cluster, queue, minutes, arguments.memory_gb)
+                print(f"the controller is {launching.start(controller, place)}")
+                print(f"its log is {log_of(controller.results)}")
+            if arguments.follow:
+                launching.follow(controller, told)
+    except UserError as error:
+        sys.exit(f"launch.py: {error}")
 
 
-def print_status(study: str, results: Path) -> None:
-    """Print who is running a study, and its jobs in the queue."""
-    for role, owner in launching.running(results).items():
-        print(f"the {role} is {owner}")
-    if slurm.is_there():
-        jobs = slurm.controller_jobs(study, Path.cwd()) + slurm.training_jobs(study, Path.cwd())
-        print(f"{len(jobs)} job(s) in the queue")
-        for job in jobs:
-            print(f"    {job}")
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def queue_of(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, str]:
+    """Return the controller's partition and account: as asked for, else those of the profile."""
+    defaults = settings.get("default-resources") or {}
+    queue = {
+        "partition": arguments.partition or defaults.get("slurm_partition"),
+        "account": arguments.account or defaults.get("slurm_account"),
+    }
+    return {name: value for name, value in queue.items() if value}
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they come."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

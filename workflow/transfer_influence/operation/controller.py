@@ -40,6 +40,7 @@ class Controller(Checkpointable):
         study: name of the study.
         results: folder of its results, absolute.
         folder: where Snakemake runs.
+        asks_slurm: whether Snakemake's jobs are SLURM's.
         leftovers: what to do with running jobs of an earlier Snakemake.
         patience: seconds without a job in the queue and without a word from Snakemake, after which
             it is taken to wait for jobs that SLURM has forgotten.
@@ -50,6 +51,7 @@ class Controller(Checkpointable):
     study: str
     results: Path
     folder: Path
+    asks_slurm: bool
     leftovers: Leftovers
     patience: float
     gpus: str | None
@@ -162,12 +164,12 @@ class Controller(Checkpointable):
             )
 
     def jobs_may_run(self) -> bool:
-        """Tell whether there may be jobs to wait for; where there is no SLURM, always."""
-        return not slurm.is_there() or bool(self.queue())
+        """Tell whether there may be jobs that Snakemake waits for; without SLURM, always."""
+        return not self.asks_slurm or bool(self.queue())
 
     def queue(self) -> list[slurm.QueuedJob]:
-        """Return the study's jobs, asking until SLURM answers; none where there is no SLURM."""
-        while slurm.is_there():
+        """Return the study's jobs, asking until SLURM answers; none without SLURM."""
+        while self.asks_slurm:
             try:
                 return slurm.training_jobs(self.study, self.folder)
             except (subprocess.SubprocessError, OSError) as error:

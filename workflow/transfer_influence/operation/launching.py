@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -48,24 +48,40 @@ def this_cluster() -> Cluster:
     return "slurm" if shutil.which("sbatch") else "local"
 
 
-def profile_defaults(profile: Path) -> dict[str, Any]:
-    """Return the default resources of a profile: partition, account.
+def read_profile(folder: Path) -> dict[str, Any]:
+    """Return the settings of a Snakemake profile.
 
     Raises:
         UserError: there is no such profile, or it is no YAML.
     """
-    path = profile / "config.yaml"
+    path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"--profile: {path} does not exist; name a folder that holds one.")
-    return read_yaml(path).get("default-resources") or {}
+    return read_yaml(path)
 
 
-def submit(controller: Controller, place: Place) -> str:
+def check_plan(snakemake: list[str]) -> None:
+    """Let Snakemake plan a study, as a mistake is better said here than in the log of a job.
+
+    Raises:
+        UserError: it cannot.
+    """
+    planned = subprocess.run([*snakemake, "--dry-run"], capture_output=True, text=True, check=False)
+    if planned.returncode != 0:
+        raise UserError(f"Snakemake cannot plan this study:\n{planned.stdout}{planned.stderr}")
+
+
+def start(controller: Controller, place: Place) -> str:
     """Start a controller through submitit; return what to call it.
 
     Raises:
-        UserError: SLURM refuses it.
+        UserError: the study is being run already; Snakemake cannot plan it; SLURM refuses the job.
     """
+    for role, owner in running(controller.results).items():
+        raise UserError(f"the study is being run already, the {role} is {owner}; see --status.")
+    if is_controlled(controller):
+        raise UserError("a controller of the study is in the queue already; see --status.")
+    check_plan(controller.snakemake)
     folder = controller.results / "launch" / "submitit"
     try:
         if place.cluster == "slurm":
@@ -77,7 +93,7 @@ def submit(controller: Controller, place: Place) -> str:
                 cpus_per_task=1,
                 signal_delay_s=SIGNAL_BEFORE,
                 stderr_to_stdout=True,
-                additional_parameters={"requeue": True, **place.queue},
+                additional_parameters={"requeue": True, "comment": slurm.CONTROLLER, **place.queue},
             )
             return f"SLURM job {executor.submit(controller).job_id}"
         return f"process {in_new_session(lambda: submit_locally(controller, folder))}"
@@ -92,7 +108,7 @@ def submit_locally(controller: Controller, folder: Path) -> str:
     return executor.submit(controller).job_id
 
 
-def in_new_session(call: Any) -> str:
+def in_new_session(call: Callable[[], str]) -> str:
     """Return what a function returns that is called where no terminal's end is noticed.
 
     What it starts gets no Ctrl-C and no hang-up of this terminal, and none of its files.
@@ -106,7 +122,7 @@ def in_new_session(call: Any) -> str:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(nowhere, standard)
-            os.write(writing, str(call()).encode())
+            os.write(writing, call().encode())
             status = 0
         finally:
             os._exit(status)
@@ -129,31 +145,51 @@ def running(results: Path) -> dict[Role, Owner]:
     return {role: holder for role, holder in holders.items() if holder and claims.shows_life(role)}
 
 
-def cancel(study: str, results: Path, folder: Path) -> Iterator[str]:
-    """Stop a study's controller and all its jobs; yield a line for each.
+def queue(controller: Controller) -> list[slurm.QueuedJob]:
+    """Return the controllers and the training jobs of a study in SLURM's queue.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    if not controller.asks_slurm:
+        return []
+    study, folder = controller.study, controller.folder
+    try:
+        return slurm.controller_jobs(study, folder) + slurm.training_jobs(study, folder)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise UserError(
+            f"SLURM does not answer ({error}); try again, or say --cluster local."
+        ) from None
+
+
+def status(controller: Controller) -> Iterator[str]:
+    """Yield a line for each that runs a study, and for each of its jobs in the queue.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    yield from (f"the {role} is {owner}" for role, owner in running(controller.results).items())
+    yield from (f"in the queue: {job}" for job in queue(controller))
+
+
+def cancel(controller: Controller) -> Iterator[str]:
+    """Stop the controller of a study and all its jobs; yield a line for each.
 
     Finished models are kept: a later start goes on with the others.
 
     Raises:
-        UserError: it runs on another machine, out of reach.
+        UserError: SLURM does not answer; the controller is on another machine, out of reach.
     """
-    controllers = slurm.controller_jobs(study, folder) if slurm.is_there() else []
-    slurm.cancel([job.number for job in controllers])
-    yield from (f"cancelled the controller, SLURM job {job}" for job in controllers)
-    claims = claims_on(results)
-    for role in get_args(Role):
-        owner = claims.holder(role)
-        if owner is None or owner.is_dead() or (owner.is_dead() is None and controllers):
-            continue  # what ran inside a controller's job has ended with it
-        if owner.is_dead() is None and claims.shows_life(role):
-            raise UserError(f"the {role} is {owner}; call scripts/launch.py --cancel there.")
-        kill_tree(owner.process)
-        yield f"stopped the {role}, {owner}"
-    # What Snakemake submitted in its last moment shows at the second look.
-    while slurm.is_there() and (jobs := slurm.training_jobs(study, folder)):
+    # In rounds, as Snakemake may submit more until its own end.
+    while jobs := queue(controller):
         slurm.cancel([job.number for job in jobs])
         yield from (f"cancelled {job}" for job in jobs)
         time.sleep(POLL)
+    for role, owner in running(controller.results).items():
+        if owner.is_dead() is None:
+            raise UserError(f"the {role} is {owner}; call scripts/launch.py --cancel there.")
+        kill_tree(owner.process)
+        yield f"stopped the {role}, {owner}"
 
 
 def kill_tree(process: int) -> None:
@@ -168,27 +204,28 @@ def kill_tree(process: int) -> None:
     psutil.wait_procs(tree, timeout=10)
 
 
-def follow(study: str, results: Path, folder: Path, start: int) -> None:
-    """Print the controller's log as it grows, until nobody is running the study any more.
+def is_controlled(controller: Controller) -> bool:
+    """Tell whether a study has a controller, waiting or at work."""
+    controllers = any(job.work == slurm.CONTROLLER for job in queue(controller))
+    return controllers or "controller" in running(controller.results)
+
+
+def follow(controller: Controller, told: int) -> None:
+    """Print the controller's log as it grows, until the controller has ended.
 
     Args:
-        study: name of the study.
-        results: folder of its results.
-        folder: where Snakemake runs.
-        start: bytes of the log to skip.
+        controller: of the study.
+        told: bytes of the log to skip.
     """
-    path = log_of(results)
-    while True:
-        over = not running(results) and not (
-            slurm.is_there() and slurm.controller_jobs(study, folder)
-        )
+    path = log_of(controller.results)
+    over = False
+    while not over:
+        over = not is_controlled(controller)  # before the last look
         if path.exists():
             with path.open("rb") as log:
-                log.seek(start)
+                log.seek(told)
                 text = log.read()
-            start += len(text)
+            told += len(text)
             sys.stdout.write(text.decode(errors="replace"))
             sys.stdout.flush()
-        if over:
-            return
         time.sleep(POLL)

@@ -2,19 +2,14 @@
 
 import getpass
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 SEPARATOR = "\x1f"  # in no name, folder or comment
+CONTROLLER = "controller"  # what a controller's job does, in its comment
 FORMAT = SEPARATOR.join(("%i", "%T", "%j", "%Z", "%k"))  # number, state, name, folder, comment
 NAME_LENGTH = 50  # of a job-name prefix, at most, by Snakemake's SLURM plugin
-
-
-def is_there() -> bool:
-    """Tell whether this machine can ask a SLURM."""
-    return shutil.which("squeue") is not None
 
 
 def name_prefix(study: str) -> str:
@@ -24,7 +19,7 @@ def name_prefix(study: str) -> str:
 
 def controller_name(study: str) -> str:
     """Return the name of the jobs that control a study."""
-    return f"{name_prefix(study)}-controller"
+    return f"{name_prefix(study)}-{CONTROLLER}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,7 @@ def controller_jobs(study: str, folder: Path) -> list[QueuedJob]:
 
 
 def queued_jobs(name: str, folder: Path) -> list[QueuedJob]:
-    """Return this user's jobs in the queue whose name matches, and that run in `folder`.
-
-    Raises:
-        CalledProcessError: SLURM does not answer.
-    """
+    """Return this user's jobs in the queue whose name matches, and that run in `folder`."""
     listed = subprocess.run(
         ["squeue", "--noheader", "--user", getpass.getuser(), "--format", FORMAT],
         capture_output=True,
