@@ -124,7 +124,7 @@ class ClusterProject(Project):
 def assert_same_results(project: Project, undisturbed: Project, shard: str) -> None:
     """Check that the models of a shard are the same to the last bit as in the undisturbed run."""
     table, weights = read_shard(project.results / "sources" / f"{shard}.parquet")
-    (reference,) = (undisturbed.results / "sources").glob("*.parquet")
+    (reference,) = (undisturbed.results / "sources").glob("[!.]*.parquet")
     all_models, all_weights = read_shard(reference)
     models = list(shard_models(shard))
     assert table["model"].to_pylist() == models
