@@ -1,5 +1,7 @@
 """A tiny study of real handwritten digits, run through the real DAG."""
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -53,9 +55,10 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Project:
-    """A user's folder: images, config, and results."""
+    """A user's folder: images, config, and results; and the checkout that is run in it."""
 
     folder: Path
+    checkout: Path = CHECKOUT
 
     @property
     def results(self) -> Path:
@@ -75,7 +78,7 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs Snakemake on the study."""
         return [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(self.checkout / "Snakefile")),
             *("--configfile", "config/tiny.yaml", *arguments),
         ]
 
@@ -87,12 +90,17 @@ class Project:
             command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
         )
 
-    def planned(self) -> dict[str, int]:
-        """Return the jobs a dry run plans, by rule."""
-        run = self.snakemake("--dry-run", "--quiet", "reason")
-        assert run.returncode == 0, run.stdout + run.stderr
-        counts = re.findall(r"^([a-z_]+) +([0-9]+)$", run.stdout + run.stderr, re.MULTILINE)
-        return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
+    def planned(self) -> set[str]:
+        """Return the jobs a dry run plans, each by its rule's message with the wildcards in it."""
+        run = self.snakemake("--dry-run")
+        said = run.stdout + run.stderr
+        assert run.returncode == 0, said
+        if "Nothing to be done" in said:
+            return set()
+        jobs = re.findall(r"^Job \d+: (.+)$", said, re.MULTILINE)
+        total = int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0])
+        assert len(set(jobs)) == total - 1, f"not one message a job besides `rule all`: {said}"
+        return set(jobs)
 
 
 def write_project(folder: Path) -> Project:
@@ -131,10 +139,18 @@ def project(tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory) -> Project:
-    project = write_project(tmp_path_factory.mktemp("finished"))
-    run = project.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return project
+    folder = tmp_path_factory.mktemp("finished")
+    # With several test processes, the first one to come runs the study for all of them.
+    shared = folder.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else folder.parent
+    with (shared / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "run").exists():
+            project = write_project(tmp_path_factory.mktemp("run"))
+            run = project.snakemake()
+            assert run.returncode == 0, run.stdout + run.stderr
+            project.folder.rename(shared / "run")
+    shutil.copytree(shared / "run", folder, symlinks=True, dirs_exist_ok=True)
+    return Project(folder)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The real DAG on a tiny study: results, staleness, determinism, restart."""
+"""The real DAG on a tiny study: results, determinism, restart."""
 
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import ttest_ind
 
-from tests.workflow.conftest import CHECKOUT, RECIPE, STUDY
+from tests.workflow.conftest import CHECKOUT
 from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix, read_provenance
 from transfer_influence.subsets import unpack
 
@@ -25,18 +24,6 @@ pytestmark = pytest.mark.timeout(900)
 
 TRANSFERS = [("photos", "fixed"), ("photos", "full"), ("held_out", "fixed")]
 SOURCE_CLASSES = 10
-# All that follows from new outcomes of one (target, mode), whose two orders have one point each.
-FOLLOWS_ONE = {
-    "summarize": 1,
-    "estimate_influence": 1,
-    "rank_classes": 1,
-    "plot_influences": 1,
-    "plot_accuracies": 1,
-    "counterfactual_source": 2,
-    "counterfactual_transfer": 4,
-    "summarize_counterfactual": 1,
-    "plot_counterfactuals": 1,
-}
 
 
 def columns(path) -> pa.Table:
@@ -136,73 +123,6 @@ def test_snakemakes_own_report_holds_figures_and_tables(finished):
     text = path.read_text()
     for part in ("influences.svg", "counterfactuals.svg", "ranking.csv", "rulegraph.svg"):
         assert part in text
-
-
-def test_nothing_is_planned_after_a_finished_run(finished):
-    assert finished.planned() == {}
-
-
-def test_more_models_plan_the_new_shard_and_what_follows(finished):
-    finished.write_study(models=12)
-    planned = finished.planned()
-    assert planned["train_sources"] == 1
-    assert planned["transfer"] == len(TRANSFERS)
-    assert "convert_dataset" not in planned
-
-
-def test_models_within_the_last_shard_plan_no_training(finished):
-    finished.write_study(models=7)
-    planned = finished.planned()
-    assert planned["summarize"] == len(TRANSFERS)
-    assert not {"train_sources", "transfer"} & set(planned)
-
-
-def test_a_targets_recipe_plans_that_target_only(finished):
-    recipe = {**STUDY["targets"]["held_out"]["recipe"], "learning_rate": 0.05}
-    targets = {**STUDY["targets"], "held_out": {"modes": ["fixed"], "recipe": recipe}}
-    finished.write_study(targets=targets)
-    assert finished.planned() == {"transfer": 2, **FOLLOWS_ONE}
-
-
-def test_two_recipe_values_that_swap_are_seen(finished):
-    recipe = {**RECIPE, "momentum": 0.1, "learning_rate": 0.9}
-    finished.write_study(source={**STUDY["source"], "recipe": recipe})
-    first = finished.planned()
-    assert first["train_sources"] == 2
-
-
-def test_one_more_target_trains_no_source_model(finished):
-    more = {"dataset": "held_out", "modes": ["full"], "recipe": RECIPE}
-    finished.write_study(targets={**STUDY["targets"], "again": more})
-    planned = finished.planned()
-    assert planned["transfer"] == 2
-    assert not {"train_sources", "convert_dataset"} & set(planned)
-
-
-def test_an_image_more_in_a_folder_plans_its_conversion_and_what_follows(finished):
-    image = finished.folder / "photos" / "digit-0" / "more.png"
-    try:
-        shutil.copy(next(image.parent.glob("*.png")), image)
-        planned = finished.planned()
-    finally:
-        image.unlink()
-    assert planned["convert_dataset"] == 1
-    assert planned["transfer"] == 4
-    assert "train_sources" not in planned
-
-
-def test_other_arrays_plan_their_conversion(finished):
-    path = finished.folder / "held_out.npz"
-    old = path.read_bytes()
-    arrays = dict(np.load(path))
-    try:
-        np.savez(path, **{**arrays, "images": 16 - arrays["images"]})
-        planned = finished.planned()
-    finally:
-        path.write_bytes(old)
-    assert planned["convert_dataset"] == 1
-    assert planned["transfer"] == 2
-    assert finished.planned() == {}
 
 
 def test_data_sets_are_found_beside_each_of_several_study_files(finished):

@@ -1,0 +1,242 @@
+"""What a change makes stale: the exact jobs that `snakemake -n` plans after it.
+
+A job goes by the sentence that Snakemake says of it, which names its data set, its shard, its
+removal, and its target and mode: a pair, such as "photos, fixed".
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.workflow.conftest import CHECKOUT, DATASETS, RECIPE, STUDY, Project
+
+# A whole study runs before the first of these.
+pytestmark = pytest.mark.timeout(900)
+
+CODE = ("Snakefile", "rules", "scripts", "workflow", "config", "envs", "profiles")
+
+PHOTOS = ("photos, fixed", "photos, full")
+HELD_OUT = ("held_out, fixed",)
+PAIRS = PHOTOS + HELD_OUT
+SHARDS = ("000000-000003", "000004-000007")
+SHARED = ("none", "random-2")  # removals that are the same for all targets
+
+
+def conversion(*datasets: str) -> set[str]:
+    return {f"{act} images of {name}" for name in datasets for act in ("Convert the", "Draw some")}
+
+
+def source_models(*shards: str) -> set[str]:
+    return {f"Train source models {shard}" for shard in shards}
+
+
+def transfers(*pairs: str, shards: tuple[str, ...] = SHARDS) -> set[str]:
+    return {f"Transfer source models {shard} to {pair}" for pair in pairs for shard in shards}
+
+
+def retrained_models(*removals: str) -> set[str]:
+    return {f"Retrain source models with classes removed: {removal}" for removal in removals}
+
+
+def retrained_transfers(*pairs: str, removals: tuple[str, ...] = SHARED) -> set[str]:
+    return {f"Transfer retrained models to {pair}: {name}" for pair in pairs for name in removals}
+
+
+def ranked_removals(*pairs: str, count: int = 2) -> set[str]:
+    """The removals that follow the ranking of each pair, retrained and transferred."""
+    jobs = set()
+    for pair in pairs:
+        removals = [f"{pair.replace(', ', '-')}-{order}-{count}" for order in ("top", "bottom")]
+        jobs |= retrained_models(*removals) | retrained_transfers(pair, removals=tuple(removals))
+    return jobs
+
+
+def summary_and_after(*pairs: str) -> set[str]:
+    return (
+        {"Draw the accuracies of all models"}
+        | {f"Put together the outcomes on {pair}" for pair in pairs}
+        | influence_and_after(*pairs)
+    )
+
+
+def influence_and_after(*pairs: str) -> set[str]:
+    estimates = {f"Estimate influences on {pair}, by difference_in_means" for pair in pairs}
+    return estimates | ranking_and_after(*pairs)
+
+
+def ranking_and_after(*pairs: str) -> set[str]:
+    return (
+        {f"Rank the source classes for {pair}" for pair in pairs}
+        | {f"Draw the influences on {pair}" for pair in pairs}
+        | ranked_removals(*pairs)
+        | curves(*pairs)
+    )
+
+
+def curves(*pairs: str) -> set[str]:
+    acts = ("Put together", "Draw")
+    return {f"{act} the counterfactuals of {pair}" for pair in pairs for act in acts}
+
+
+def transfers_and_after(*pairs: str) -> set[str]:
+    return transfers(*pairs) | retrained_transfers(*pairs) | summary_and_after(*pairs)
+
+
+TRAINING_AND_AFTER = (
+    source_models(*SHARDS) | retrained_models(*SHARED) | transfers_and_after(*PAIRS)
+)
+FIGURES = {
+    "Draw the accuracies of all models",
+    *(f"Draw some images of {name}" for name in DATASETS),
+    *(f"Draw the influences on {pair}" for pair in PAIRS),
+    *(f"Draw the counterfactuals of {pair}" for pair in PAIRS),
+}
+CHANGED_CODE = {
+    "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
+    "workflow/transfer_influence/training/loop.py": TRAINING_AND_AFTER,
+    "scripts/transfer.py": transfers_and_after(*PAIRS),
+    "scripts/summarize.py": summary_and_after(*PAIRS),
+    "scripts/estimate_influence.py": influence_and_after(*PAIRS),
+    "scripts/rank_classes.py": ranking_and_after(*PAIRS),
+    "scripts/summarize_counterfactual.py": curves(*PAIRS),
+    "workflow/transfer_influence/figures.py": FIGURES,
+}
+
+
+@pytest.fixture(scope="module")
+def _clone(_finished, tmp_path_factory) -> tuple[Project, Path]:
+    """A clone of the repository in which the study has run, and the same again to restore it."""
+    folder = tmp_path_factory.mktemp("staleness") / "clone"
+    shutil.copytree(_finished.folder, folder)
+    for part in CODE:
+        if (CHECKOUT / part).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CHECKOUT / part, folder / part, ignore=ignore, dirs_exist_ok=True)
+        else:
+            shutil.copy2(CHECKOUT / part, folder / part)
+    clone = Project(folder, checkout=folder)
+    # The rule graph alone is made from the rules where they lie.
+    run = clone.snakemake("results/tiny/report/rulegraph.svg")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return clone, Path(shutil.copytree(folder, folder.with_name("kept")))
+
+
+@pytest.fixture
+def clone(_clone) -> Iterator[Project]:
+    """A clone of the repository in which the study has run; all in it may be changed."""
+    clone, kept = _clone
+    yield clone
+    shutil.rmtree(clone.folder)
+    shutil.copytree(kept, clone.folder)
+
+
+def change_code(path: Path) -> None:
+    path.write_text(path.read_text() + "\nCHANGED = True\n")
+
+
+def test_nothing_is_planned_after_a_finished_run(clone):
+    assert clone.planned() == set()
+
+
+def test_new_times_of_all_files_plan_nothing(clone):
+    for path in clone.folder.rglob("*"):
+        if path.relative_to(clone.folder).parts[0] not in ("results", ".snakemake"):
+            path.touch()
+    assert clone.planned() == set()
+
+
+def test_more_models_plan_the_new_shard_and_what_follows(clone):
+    clone.write_study(models=12)
+    new = "000008-000011"
+    assert clone.planned() == (
+        source_models(new) | transfers(*PAIRS, shards=(new,)) | summary_and_after(*PAIRS)
+    )
+
+
+def test_models_within_the_last_shard_plan_no_training(clone):
+    clone.write_study(models=7)
+    assert clone.planned() == summary_and_after(*PAIRS)
+
+
+def test_a_targets_recipe_plans_that_target_only(clone):
+    recipe = {**STUDY["targets"]["held_out"]["recipe"], "learning_rate": 0.05}
+    target = {"modes": ["fixed"], "recipe": recipe}
+    clone.write_study(targets={**STUDY["targets"], "held_out": target})
+    assert clone.planned() == transfers_and_after(*HELD_OUT)
+
+
+def test_one_more_target_plans_its_conversion_and_what_follows(clone):
+    clone.write_dataset("again", DATASETS["held_out"])
+    target = {"modes": ["full"], "recipe": RECIPE}
+    clone.write_study(targets={**STUDY["targets"], "again": target})
+    assert clone.planned() == conversion("again") | transfers_and_after("again, full")
+
+
+def test_one_more_count_plans_the_new_points_and_their_curves(clone):
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "counts": [0, 2, 4]})
+    assert clone.planned() == (
+        retrained_models("random-4")
+        | retrained_transfers(*PAIRS, removals=("random-4",))
+        | ranked_removals(*PAIRS, count=4)
+        | curves(*PAIRS)
+    )
+
+
+def test_another_outcome_plans_the_influences_and_what_follows(clone):
+    clone.write_study(influence={"outcome": "softmax_margin"})
+    assert clone.planned() == influence_and_after(*PAIRS)
+
+
+def test_two_recipe_values_that_swap_are_seen(clone):
+    recipe = {**RECIPE, "momentum": 0.1, "learning_rate": 0.9}  # 0.9 and 0.1 before
+    clone.write_study(source={**STUDY["source"], "recipe": recipe})
+    assert clone.planned() == TRAINING_AND_AFTER
+
+
+def test_an_image_more_in_a_folder_plans_its_conversion_and_what_follows(clone):
+    folder = clone.folder / "photos" / "digit-0"
+    shutil.copy(next(folder.glob("*.png")), folder / "more.png")
+    assert clone.planned() == conversion("photos") | transfers_and_after(*PHOTOS)
+
+
+def test_other_arrays_plan_their_conversion_and_what_follows(clone):
+    path = clone.folder / "held_out.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "images": 16 - arrays["images"]})
+    assert clone.planned() == conversion("held_out") | transfers_and_after(*HELD_OUT)
+
+
+@pytest.mark.parametrize("changed", CHANGED_CODE)
+def test_changed_code_plans_what_it_computes_and_what_follows(clone, changed):
+    change_code(clone.checkout / changed)
+    assert clone.planned() == CHANGED_CODE[changed]
+
+
+def test_comments_and_docstrings_plan_nothing(clone):
+    for part in ("scripts", "workflow"):
+        for path in (clone.checkout / part).rglob("*.py"):
+            text, docstrings = re.subn(
+                r'^( *""")(?=\w)', r"\1Changed. ", path.read_text(), flags=re.M
+            )
+            assert docstrings > 0
+            path.write_text(f"# A comment.\n{text}")
+    assert clone.planned() == set()
+
+
+def test_results_are_accepted_after_a_refactoring(clone):
+    def contents() -> dict[Path, str]:
+        files = (path for path in clone.results.rglob("*") if path.is_file())
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    before = contents()
+    change_code(clone.checkout / "workflow" / "transfer_influence" / "training" / "loop.py")
+    assert clone.planned()
+    touched = clone.snakemake("--touch")
+    assert touched.returncode == 0, touched.stdout + touched.stderr
+    assert clone.planned() == set()
+    assert contents() == before
