@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +60,15 @@ def convert_arrays(folder: Path, images: np.ndarray, **settings: Any) -> Path:
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """FFCV's pipelines as plain Python: slow, but nothing to compile."""
     monkeypatch.setattr(beton.Compiler, "is_enabled", False)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

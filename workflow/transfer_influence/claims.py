@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from transfer_influence.files import disk_full_named
+
 HEARTBEAT = 15.0  # seconds
 PATIENCE = 150.0  # seconds; network file systems show a touch of a file up to 60 s late
 
@@ -101,7 +103,11 @@ class Claims:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
-        """Claim some work for the time of the block; yield False if it is another's."""
+        """Claim some work for the time of the block; yield False if it is another's.
+
+        Raises:
+            UserError: the disk is full, or the user's quota.
+        """
         path = self._take(name)
         if path is None:
             yield False
@@ -152,17 +158,20 @@ class Claims:
         if newest and not self._is_abandoned(newest[1]):
             return None
         path = self._folder / f"{name}.claim-{newest[0] + 1 if newest else 0:06d}"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("x")
-        except FileExistsError:
-            return None  # another was faster
-        try:
-            with file:
-                json.dump(asdict(Owner.this()), file)
-        except BaseException:
-            path.unlink()
-            raise
+        with disk_full_named(path):
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                file = path.open("x")
+            except FileExistsError:
+                return None  # another was faster
+            except FileNotFoundError:
+                return None  # another has just removed the folder: all its work is done
+            try:
+                with file:
+                    json.dump(asdict(Owner.this()), file)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
         return path
 
     def _newest(self, name: str) -> tuple[int, Path] | None:
@@ -179,8 +188,8 @@ class Claims:
             return dead
         try:
             heartbeat = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            heartbeat = 0  # given back just now; the next look sees that
+        except OSError:
+            heartbeat = 0  # given back just now, or out of reach; the next look sees more
         last, since = self._seen.get(path, (None, 0.0))
         if last != heartbeat:
             self._seen[path] = heartbeat, time.monotonic()
