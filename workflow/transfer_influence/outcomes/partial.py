@@ -9,11 +9,12 @@ All of it lies beside the outputs, under names that hold the digest of all that 
 so that a job with other settings finds nothing to resume:
 
     .partial/{shard}-{digest}/       finished models and claims, until the shard is whole
-    .{shard}.{digest}.{suffix}       the outputs once more (hard links, which take no space)
+    .{shard}.{digest}.{suffix}       the outputs, as they are written
     .{shard}.{digest}.json           their SHA-256: the shard is whole
 
-Snakemake deletes the outputs of a job before it runs the job again, even if an earlier copy of the
-job has written them a moment ago. The links survive that, and the job only puts them back.
+Snakemake deletes the outputs of a job before it runs the job again, even while an earlier copy of
+the job still writes them. So they are written under names it does not know, and put in place as
+hard links, which take no space: a job that is run again only puts them back.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer_influence.claims import Claims
-from transfer_influence.files import atomic, disk_full_named
+from transfer_influence.files import atomic
 from transfer_influence.progress import progress
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class PartialShard:
     def has(self, model: int) -> bool:
         """Tell whether a model is finished."""
         # In this order: the models are removed once the shard is whole.
-        return self._row(model).exists() or self._record.exists()
+        return self._row(model).exists() or self._is_whole()
 
     def save(
         self, model: int, row: pa.Table, weights: dict[str, torch.Tensor] | None = None
@@ -103,17 +104,28 @@ class PartialShard:
         with atomic(self._failure(model)) as temporary:
             temporary.write_text(json.dumps(reason))
 
-    def finish(self, write: Callable[[], None]) -> None:
-        """Have one of those at work write the outputs, once all models are finished."""
-        while not self._record.exists():
+    def finish(self, write: Callable[..., None]) -> None:
+        """Have one of those at work write the outputs, once all models are finished.
+
+        Args:
+            write: writes them to the paths it is called with, one for each output.
+        """
+        while not self._is_whole():
             with self._claims.claimed("outputs") as ours:
-                if ours and not self._record.exists():
-                    write()
-                    self._keep()
+                if ours and not self._is_whole():
+                    write(*map(self._kept, self._outputs))
+                    self._save_record()
                     break
             time.sleep(POLL)
-        self._put_back()
+        self._put_in_place()
         self._tidy()
+
+    def _is_whole(self) -> bool:
+        # Opening the folder makes a network file system look at it anew; it may else say for a
+        # minute that the record is not there, and models would be trained again.
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(self._home, os.O_RDONLY))
+        return self._record.exists()
 
     def _claimed(self, waiting: list[int]) -> Iterator[int]:
         while waiting := [model for model in waiting if not self.has(model)]:
@@ -127,32 +139,33 @@ class PartialShard:
             if idle:
                 time.sleep(POLL)
 
-    def _keep(self) -> None:
-        digests = {}
-        for output in self._outputs:
-            kept = self._kept(output)
-            kept.unlink(missing_ok=True)
-            _link(output, kept)
-            digests[output.suffix] = _sha256(kept)
+    def _digests(self) -> dict[str, str]:
+        kept = {output.suffix: self._kept(output) for output in self._outputs}
+        return {suffix: _sha256(path) for suffix, path in kept.items() if path.exists()}
+
+    def _save_record(self) -> None:
         with atomic(self._record) as temporary:
-            temporary.write_text(json.dumps(digests))
+            temporary.write_text(json.dumps(self._digests()))
 
     def _forget_if_damaged(self) -> None:
-        """Have a shard made anew if its links no longer hold what was written."""
+        """Have a shard made anew if its files no longer hold what was written."""
         with contextlib.suppress(FileNotFoundError):
-            digests = json.loads(self._record.read_text())
-            kept = {output.suffix: self._kept(output) for output in self._outputs}
-            if {suffix: _sha256(path) for suffix, path in kept.items() if path.exists()} != digests:
+            try:
+                recorded = json.loads(self._record.read_text())
+            except ValueError:
+                recorded = None
+            if self._digests() != recorded:
                 log.warning("%s: damaged since it was written; made anew", self._outputs[-1])
                 self._record.unlink()
 
-    def _put_back(self) -> None:
+    def _put_in_place(self) -> None:
         for output in self._outputs:
-            if not output.exists():
-                log.info("%s: finished before, put back", output)
-                with contextlib.suppress(FileExistsError):
-                    _link(self._kept(output), output)
-                os.utime(output)  # younger than the inputs, whatever became of these since
+            kept = self._kept(output)
+            if not (output.exists() and _same(output, kept)):
+                with atomic(output) as temporary:
+                    _link(kept, temporary)
+                    os.utime(temporary)  # younger than the inputs, whatever became of these since
+                log.info("%s: in place", output)
 
     def _tidy(self) -> None:
         """Remove what the whole shard needs no more, whatever settings it was made with."""
@@ -168,6 +181,8 @@ class PartialShard:
         # Other jobs may be at work beside this one.
         with contextlib.suppress(OSError):
             self._folder.parent.rmdir()
+        for path in self._home.glob(f"..{self._shard}.????????????????.????????.*"):
+            path.unlink(missing_ok=True)  # half written when its writer was killed
         suffixes = {".json", *(output.suffix for output in self._outputs)}
         for path in self._home.glob(f".{self._shard}.????????????????.*"):
             if path.suffix in suffixes and path.name.split(".")[-2] != self._digest:
@@ -190,11 +205,12 @@ def _link(path: Path, other: Path) -> None:
     """Give a file a second name; where the file system cannot, copy it."""
     try:
         os.link(path, other)
-    except FileExistsError:
-        raise
     except OSError:
-        with disk_full_named(other), atomic(other) as temporary:
-            shutil.copyfile(path, temporary)
+        shutil.copyfile(path, other)
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.samefile(other) or _sha256(path) == _sha256(other)
 
 
 def _sha256(path: Path) -> str:

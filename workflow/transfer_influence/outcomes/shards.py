@@ -111,7 +111,7 @@ def train_sources(
             failed = identity(by_number[number], failed=True)
             shard.save(number, *trained(number, train_one, failed, shard, options))
 
-        def write() -> None:
+        def write(weights: Path, table: Path) -> None:
             write_weights(list(by_number), shard, weights)
             provenance = origin.provenance(device_name(device), time.monotonic() - started)
             write_rows(list(by_number), shard, table, provenance)
@@ -187,7 +187,7 @@ def transfer(
             else:
                 shard.save(number, *trained(number, transfer_one, failed, shard, options))
 
-        def write() -> None:
+        def write(table: Path) -> None:
             provenance = origin.provenance(device_name(device), time.monotonic() - started)
             write_rows(list(source_failed), shard, table, provenance)
 
