@@ -197,6 +197,7 @@ class Cluster:
             raise RuntimeError(lack)
         # Not pytest's: the path of a socket must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        (self.folder / "tmp").mkdir()
         try:
             self._ports = free_ports(["mariadbd", "slurmdbd", "slurmctld", *self.nodes])
             self._start_munge()
@@ -216,11 +217,8 @@ class Cluster:
             daemon.kill()
             daemon.wait()
         self._daemons.clear()
-        while pids := self.pids():
-            for pid in pids:
-                kill(pid)
-            time.sleep(0.05)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        wait_for(self._none_left, 30, "all processes to end")
+        shutil.rmtree(self.folder)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -228,6 +226,8 @@ class Cluster:
         own = {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "PATH": os.pathsep.join([str(self.folder / "bin"), PATH]),
+            # Killed jobs leave their temporary files.
+            "TMPDIR": str(self.folder / "tmp"),
         }
         foreign = ("SLURM_", "SBATCH_", "SRUN_")
         others = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
@@ -271,8 +271,8 @@ class Cluster:
         return [Job.parse(line) for line in lines.splitlines()]
 
     def cancel(self, *numbers: int) -> None:
-        """Cancel jobs."""
-        self.run("scancel", *map(str, numbers))
+        """Cancel jobs; those that are over already are no error."""
+        self.run("scancel", "--quiet", *map(str, numbers))
 
     def requeue(self, number: int) -> None:
         """Send a running job back into the queue."""
@@ -404,6 +404,14 @@ class Cluster:
                 )
             )
 
+    def _none_left(self) -> bool:
+        """Kill the processes that are left, as some may just have started others."""
+        pids = self.pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
+
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a daemon to come up, in vain once one of them has ended."""
 
@@ -424,12 +432,6 @@ class Cluster:
         except RuntimeError:  # slurmctld is not up yet
             return False
         return states.split() == ["idle"] * len(self.nodes)
-
-
-def kill(pid: int) -> None:
-    """Kill a process that may have ended by itself."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def free_ports(names: list[str]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """A SLURM cluster for all tests of this folder, and studies that run on it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,29 +13,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from tests.slurm.cluster import Cluster, Job, missing, wait_for
 from tests.workflow.conftest import CHECKOUT, RECIPE, STUDY, Project, write_project
 from transfer_influence.config.study import shard_models
 
-# About 2 s a model, and 6 s a shard: slow enough to be hit in the middle of one.
+# About a second a model and CPU: slow enough to be hit in the middle of one.
 SLOW = {
     "models": 24,
     "models_per_job": 3,
-    "source": {**STUDY["source"], "recipe": {**RECIPE, "epochs": 60}},
+    "source": {**STUDY["source"], "recipe": {**RECIPE, "epochs": 40}},
 }
 SHARDS = [f"{first:06d}-{first + 2:06d}" for first in range(0, 24, 3)]
+PROFILE = yaml.safe_load((CHECKOUT / "profiles" / "slurm" / "config.yaml").read_text())
+ALL = "000000-000023"
 # Jobs take seconds here: ask for their states early.
-SOON = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
+SOON = ("--slurm-init-seconds-before-status-checks", "3")
 WAITING_OR_RUNNING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"}
 
 
-class Controller:
-    """A Snakemake in the background, in a process group of its own; its output goes to a file."""
+class BackgroundProgram:
+    """A program in the background, in a process group of its own; its output goes to a file."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.log = folder / f"controller-{len(list(folder.glob('controller-*.log')))}.log"
+        self.log = folder / f"output-{len(list(folder.glob('output-*.log')))}.log"
         with self.log.open("w") as opened:
             self._process = subprocess.Popen(
                 command,
@@ -56,15 +60,23 @@ class Controller:
         return self._process.poll() is None
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end, and return its exit status."""
-        return self._process.wait(seconds)
+        """Wait for its end, and return its exit status.
+
+        Raises:
+            TimeoutExpired: it goes on; the note is its output.
+        """
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            error.add_note(self.output)
+            raise
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to it and to the commands that it runs on this machine."""
         os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
-        """End it at once; its jobs go on."""
+        """End it at once; the jobs that it has submitted go on."""
         if self.running:
             self.send(signal.SIGKILL)
         self._process.wait()
@@ -75,14 +87,18 @@ class ClusterProject(Project):
     """A user's folder on a cluster."""
 
     cluster: Cluster
-    controllers: list[Controller] = field(default_factory=list)
+    programs: list[BackgroundProgram] = field(default_factory=list)
 
-    def start(self, *arguments: str) -> Controller:
+    def start(self, *arguments: str) -> BackgroundProgram:
         """Start Snakemake on the study, with the profile for SLURM, in the background."""
         profile = str(CHECKOUT / "profiles" / "slurm")
         command = self.command("--workflow-profile", profile, *SOON, *arguments)
-        self.controllers.append(Controller(command, self.folder, self.cluster.environment))
-        return self.controllers[-1]
+        return self.in_background(command)
+
+    def in_background(self, command: list[str]) -> BackgroundProgram:
+        """Start any program in this folder, on this cluster."""
+        self.programs.append(BackgroundProgram(command, self.folder, self.cluster.environment))
+        return self.programs[-1]
 
     def sources(self, *shards: str) -> list[str]:
         """Return what to ask Snakemake for: the tables of some shards of source models."""
@@ -113,19 +129,23 @@ class ClusterProject(Project):
         return None
 
     def close(self) -> None:
-        """End all controllers and all jobs."""
-        for controller in self.controllers:
-            controller.kill()
-        if jobs := self.jobs():
-            self.cluster.cancel(*(job.id for job in jobs))
-            wait_for(lambda: not self.jobs(), 60, "cancelled jobs to end")
+        """End all programs and all jobs."""
+        for program in self.programs:
+            program.kill()
+
+        def over() -> bool:
+            jobs = self.jobs()
+            if jobs:
+                self.cluster.cancel(*(job.id for job in jobs))
+            return not jobs
+
+        wait_for(over, 60, "cancelled jobs to end")
 
 
 def assert_same_results(project: Project, undisturbed: Project, shard: str) -> None:
     """Check that the models of a shard are the same to the last bit as in the undisturbed run."""
     table, weights = read_shard(project.results / "sources" / f"{shard}.parquet")
-    (reference,) = (undisturbed.results / "sources").glob("[!.]*.parquet")
-    all_models, all_weights = read_shard(reference)
+    all_models, all_weights = read_shard(undisturbed.results / "sources" / f"{ALL}.parquet")
     models = list(shard_models(shard))
     assert table["model"].to_pylist() == models
     assert table.equals(all_models.take(models))
@@ -155,7 +175,7 @@ def undisturbed(tmp_path_factory) -> Project:
     project = write_project(tmp_path_factory.mktemp("undisturbed"))
     # In one shard, as that changes no model.
     project.write_study(**{**SLOW, "models_per_job": SLOW["models"]})
-    run = project.snakemake(f"results/tiny/sources/000000-{SLOW['models'] - 1:06d}.parquet")
+    run = project.snakemake(f"results/tiny/sources/{ALL}.parquet")
     assert run.returncode == 0, run.stdout + run.stderr
     return project
 
@@ -164,18 +184,24 @@ def undisturbed(tmp_path_factory) -> Project:
 def project(cluster, tmp_path) -> Iterator[ClusterProject]:
     """The slow study on the cluster; nothing has run yet."""
     write_project(tmp_path).write_study(**SLOW)
-    project = ClusterProject(tmp_path, cluster)
-    yield project
-    project.close()
+    with contextlib.closing(ClusterProject(tmp_path, cluster)) as project:
+        yield project
 
 
-@pytest.fixture(scope="module")
-def converted(cluster, undisturbed, tmp_path_factory) -> Iterator[ClusterProject]:
-    """The slow study on the cluster; its data sets are converted, and nothing else has run."""
-    folder = tmp_path_factory.mktemp("converted") / "project"
+@pytest.fixture
+def converted(cluster, undisturbed, tmp_path) -> Iterator[ClusterProject]:
+    """The slow study on the cluster; its source data set is converted, and nothing else has run."""
+    with converted_project(cluster, undisturbed, tmp_path / "converted") as project:
+        yield project
+
+
+@contextlib.contextmanager
+def converted_project(
+    cluster: Cluster, undisturbed: Project, folder: Path
+) -> Iterator[ClusterProject]:
+    """Yield what `converted` is, for fixtures of a wider scope."""
     shutil.copytree(undisturbed.folder, folder)
     shutil.rmtree(folder / "results" / "tiny" / "sources")
-    project = ClusterProject(folder, cluster)
-    project.write_study(**SLOW)
-    yield project
-    project.close()
+    with contextlib.closing(ClusterProject(folder, cluster)) as project:
+        project.write_study(**SLOW)
+        yield project

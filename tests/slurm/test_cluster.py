@@ -4,15 +4,11 @@ import contextlib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.conftest import SHARDS, assert_same_results
-from tests.workflow.conftest import CHECKOUT
+from tests.slurm.conftest import PROFILE, SHARDS, assert_same_results
 
 pytestmark = pytest.mark.timeout(600)
-
-PROFILE = yaml.safe_load((CHECKOUT / "profiles" / "slurm" / "config.yaml").read_text())
 
 
 def running(*commands: str) -> set[str]:
@@ -65,11 +61,14 @@ def test_shards_are_jobs_that_see_one_gpu_each(project, undisturbed):
     gpus = [environment["CUDA_VISIBLE_DEVICES"] for environment in seen]
     assert set(gpus) <= {"0", "1"}
     assert len({(job.node, gpu) for job, gpu in zip(jobs, gpus, strict=True)}) == 2
+    asked_for = PROFILE["set-resources"]["train_sources"]
     for shard, job in zip(shards, jobs, strict=True):
         assert job.comment == f"rule_train_sources_wildcards_{shard}"
         assert job.partition == PROFILE["default-resources"]["slurm_partition"]
         assert job.cpus == PROFILE["set-threads"]["train_sources"]
-        assert (job.memory, job.time_limit) == ("8000M", "12:00:00")
+        assert job.name.startswith("tiny_")
+        assert job.memory == f"{eval(asked_for['mem_mb'], {'attempt': 1})}M"
+        assert job.time_limit == f"{eval(asked_for['runtime'], {'attempt': 1}) // 60}:00:00"
     assert controller.wait(300) == 0, controller.output
     for shard in shards:
         assert_same_results(project, undisturbed, shard)
