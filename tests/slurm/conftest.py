@@ -86,7 +86,7 @@ class BackgroundProgram:
 class ClusterProject(Project):
     """A user's folder on a cluster."""
 
-    cluster: Cluster
+    cluster: Cluster = field(kw_only=True)
     programs: list[BackgroundProgram] = field(default_factory=list)
 
     def start(self, *arguments: str) -> BackgroundProgram:
@@ -184,7 +184,7 @@ def undisturbed(tmp_path_factory) -> Project:
 def project(cluster, tmp_path) -> Iterator[ClusterProject]:
     """The slow study on the cluster; nothing has run yet."""
     write_project(tmp_path).write_study(**SLOW)
-    with contextlib.closing(ClusterProject(tmp_path, cluster)) as project:
+    with contextlib.closing(ClusterProject(tmp_path, cluster=cluster)) as project:
         yield project
 
 
@@ -202,6 +202,6 @@ def converted_project(
     """Yield what `converted` is, for fixtures of a wider scope."""
     shutil.copytree(undisturbed.folder, folder)
     shutil.rmtree(folder / "results" / "tiny" / "sources")
-    with contextlib.closing(ClusterProject(folder, cluster)) as project:
+    with contextlib.closing(ClusterProject(folder, cluster=cluster)) as project:
         project.write_study(**SLOW)
         yield project

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import SHARDS, SOON, ClusterProject, assert_same_results
-from tests.workflow.conftest import CHECKOUT
+from tests.workflow.conftest import CHECKOUT, Project
 from transfer_influence.operation.presence import claims_on
 
 ALL_MODELS = Counter(range(24))
@@ -23,14 +22,14 @@ ALL_MODELS = Counter(range(24))
 OPTIONS = ("--set-threads", "train_sources=1", *SOON)
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture
-def project(converted, tmp_path) -> Iterator[ClusterProject]:
-    """The slow study with its data sets converted, in a folder of its own."""
-    shutil.copytree(converted.folder, tmp_path / "project")
-    project = ClusterProject(tmp_path / "project", converted.cluster)
-    yield project
-    launch(project, "--cancel")
-    project.close()
+def project(converted) -> Iterator[ClusterProject]:
+    """The slow study with its source data set converted, and no controller at the end."""
+    yield converted
+    launch(converted, "--cancel")
 
 
 def launch(project: ClusterProject, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -101,7 +100,7 @@ def all_in_training(project: ClusterProject) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def assert_undisturbed(project: ClusterProject, undisturbed: ClusterProject) -> None:
+def assert_undisturbed(project: ClusterProject, undisturbed: Project) -> None:
     """Check that every model was trained once and is what it should be, and nothing is left."""
     assert started(project, *SHARDS) == ALL_MODELS
     for shard in SHARDS:
@@ -124,7 +123,7 @@ def test_a_killed_launcher_and_its_jobs_are_taken_over_by_the_next(project, undi
 def test_a_killed_snakemake_and_its_jobs_are_taken_over_by_the_next(project, undisturbed):
     project.start(*project.sources(*SHARDS))
     with all_in_training(project):
-        project.controllers[0].kill()
+        project.programs[0].kill()
         locked = project.start(*project.sources(*SHARDS))
         assert locked.wait(60) == 1
         assert "Directory cannot be locked" in locked.output
