@@ -1,13 +1,13 @@
 """Copies of converted data sets on a disk of the machine that reads them.
 
 The jobs of a machine share a copy: the first one makes it while the others wait, and the last one
-to leave removes it. Who uses a copy holds a shared lock on it, which ends with its process, so
-what killed jobs left behind is unlocked and removed by the next job that comes by.
+to leave removes it. Who uses a copy holds a shared lock on its folder, which ends with its process,
+so what killed jobs left behind is unlocked, and removed by the next job that comes by. Whoever
+makes, opens or removes a copy meanwhile holds another lock, on a file beside it: its door.
 """
 
 import contextlib
 import fcntl
-import getpass
 import logging
 import os
 import shutil
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -36,44 +37,38 @@ def staged(data: Path, scratch: str | None) -> Iterator[Path]:
         yield data
         return
     sidecar = read_sidecar(data / "dataset.json")
-    home = Path(os.path.expandvars(scratch)) / f"transfer-influence-{getpass.getuser()}"
+    home = Path(os.path.expandvars(scratch), f"transfer-influence-{os.getuid()}")
     copy = home / f"{sidecar.name}-{sidecar.digest[:16]}"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        if "$" in str(home):
+            raise OSError(f"{scratch}: names an environment variable that is not set")
         sweep(home)
-        lock = open_copy(data, copy)
+        user = open_copy(data, copy)
     except OSError as error:
         log.warning("scratch: %s; reading %s itself", error, data)
+        if home.exists():
+            remove_unused(copy)
         yield data
         return
     try:
         yield copy
     finally:
-        os.close(lock)
+        os.close(user)
         remove_unused(copy)
 
 
 def open_copy(data: Path, copy: Path) -> int:
-    """Return a shared lock on a whole copy, made now if there is none.
+    """Return the open, locked folder of a copy, which is made now if there is none.
 
     Raises:
         OSError: there is too little room, or the folder cannot be written.
     """
-    while True:
-        lock = os.open(_lock_of(copy), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not copy.exists():
-                make(data, copy)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            # Between the two locks, the last user before may have removed the copy, or the lock
-            # itself while we waited for it.
-            if copy.exists() and _is(lock, _lock_of(copy)):
-                return lock
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
+    with locked(_door(copy)):
+        if not copy.exists():
+            make(data, copy)
+        user = os.open(copy, os.O_RDONLY)
+        fcntl.flock(user, fcntl.LOCK_SH)
+        return user
 
 
 def make(data: Path, copy: Path) -> None:
@@ -86,46 +81,56 @@ def make(data: Path, copy: Path) -> None:
             f"{size / 1e9:.1f} GB and leaves {MARGIN / 1e9:.1f} GB"
         )
     started = time.monotonic()
-    half = copy.with_name(f".{copy.name}")  # the exclusive lock makes it ours
-    shutil.rmtree(half, ignore_errors=True)
+    shutil.rmtree(_half(copy), ignore_errors=True)
     try:
-        shutil.copytree(data, half)
-        half.rename(copy)
+        shutil.copytree(data, _half(copy))
+        _half(copy).rename(copy)
     except OSError:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(_half(copy), ignore_errors=True)
         raise
     log.info("%s: %.2f GB copied in %.1f s", copy, size / 1e9, time.monotonic() - started)
 
 
-def remove_unused(copy: Path) -> None:
-    """Remove a copy, whole or half, that nobody uses."""
-    with contextlib.suppress(OSError):  # locked by another, or gone
-        lock = os.open(_lock_of(copy), os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is(lock, _lock_of(copy)):
-                return  # another removed it first, and somebody may have made it anew
-            for folder in (copy, copy.with_name(f".{copy.name}")):
-                shutil.rmtree(folder, ignore_errors=True)
-            _lock_of(copy).unlink()
-            copy.parent.rmdir()  # fails while it holds another copy
-        finally:
-            os.close(lock)
+def remove_unused(copy: Path, wait: bool = True) -> None:
+    """Remove a copy, whole or half, unless somebody uses it.
+
+    Args:
+        copy: which.
+        wait: for whoever is at its door, instead of leaving it to them.
+    """
+    with contextlib.suppress(OSError):  # not ours to remove, or the last line
+        with locked(_door(copy), wait) as ours:
+            if not ours:
+                return
+            shutil.rmtree(_half(copy), ignore_errors=True)
+            if copy.exists() and not is_used(copy):
+                copy.rename(_half(copy))  # should we be killed, no copy with holes is left
+                shutil.rmtree(_half(copy), ignore_errors=True)
+        copy.parent.rmdir()  # fails while it holds another copy
+
+
+def is_used(copy: Path) -> bool:
+    """Tell whether a process uses a copy; for those at its door."""
+    folder = os.open(copy, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(folder)
+    return False
 
 
 def sweep(home: Path) -> None:
     """Remove the copies that killed jobs left behind."""
-    for lock in home.glob("*.lock"):
-        remove_unused(lock.with_suffix(""))
+    for path in home.glob("*"):
+        name = path.name.removeprefix(".").removesuffix(".lock")
+        remove_unused(home / name, wait=False)
 
 
-def _lock_of(copy: Path) -> Path:
+def _door(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}.lock")
 
 
-def _is(lock: int, path: Path) -> bool:
-    """Tell whether an open file still is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.stat())
-    except FileNotFoundError:
-        return False
+def _half(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}")
