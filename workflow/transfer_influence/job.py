@@ -3,25 +3,29 @@
 import argparse
 import contextlib
 import ctypes
-import fcntl
+import itertools
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from transfer_influence.config.study import FailedModels
 from transfer_influence.errors import UserError
+from transfer_influence.locks import locked
 
 log = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between two looks for a free GPU
+PATIENCE = 10.0  # seconds that copies have to end; SLURM gives a job 30
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
@@ -49,19 +53,19 @@ class JobOptions:
         group = parser.add_argument_group("how to run; changes no result")
         group.add_argument(
             "--gpus",
-            type=int,
+            type=at_least(0),
             default=1,
             help="GPUs to reserve, of those that can be seen; all are used (default: %(default)s)",
         )
         group.add_argument(
             "--processes",
-            type=int,
+            type=at_least(1),
             default=1,
             help="models trained at a time on each GPU, or on the CPU (default: %(default)s)",
         )
         group.add_argument(
             "--workers",
-            type=int,
+            type=at_least(1),
             default=1,
             help="threads that decode images (default: %(default)s)",
         )
@@ -81,6 +85,17 @@ class JobOptions:
         return cls(**{name: getattr(arguments, name) for name in cls.__dataclass_fields__})
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return an argument type: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: give {least} or more")
+        return int(text)
+
+    return number
+
+
 @contextlib.contextmanager
 def all_devices(options: JobOptions) -> Iterator[int]:
     """Use all GPUs of the job: run a copy of this very program for each further process.
@@ -93,7 +108,7 @@ def all_devices(options: JobOptions) -> Iterator[int]:
     Raises:
         UserError: a copy failed.
     """
-    with reserved(options.gpus) as gpus:
+    with sigterm_unwinds(), reserved(options.gpus) as gpus:
         homes: list[str | None] = [*gpus] or [None]
         homes *= options.processes
         workers = max(1, options.workers // len(homes))
@@ -102,13 +117,44 @@ def all_devices(options: JobOptions) -> Iterator[int]:
             os.environ["CUDA_VISIBLE_DEVICES"] = homes[0]
         try:
             yield workers
+            failed = [copy.pid for copy in copies if copy.wait() != 0]
         except BaseException:
-            for copy in copies:
-                copy.terminate()
+            end(copies)
             raise
-        failed = [copy.pid for copy in copies if copy.wait() != 0]
         if failed:
             raise UserError(f"{len(failed)} of {len(copies)} further processes failed; see above.")
+
+
+@contextlib.contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM end the block as an error does, so that all it holds is given back.
+
+    It is what a job gets at its time limit, when it is cancelled and when it is preempted.
+    """
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except SystemExit:
+        log.warning("ends early: it was told to, by SIGTERM")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end(copies: list[subprocess.Popen[bytes]]) -> None:
+    """End copies of this program, by force if they do not hear."""
+    for copy in copies:
+        copy.terminate()
+    for copy in copies:
+        try:
+            copy.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            copy.kill()
+            copy.wait()
 
 
 def start_copy(gpu: str | None, workers: int) -> subprocess.Popen[bytes]:
@@ -143,45 +189,41 @@ def reserved(gpus: int) -> Iterator[list[str]]:
     if wanted == 0:
         yield visible
         return
-    held = try_to_lock(visible, wanted)
-    if not held:
-        log.info("waiting for %d free GPU(s) of %s", wanted, ", ".join(visible))
-    while not held:
-        time.sleep(POLL)
-        held = try_to_lock(visible, wanted)
-    try:
-        yield list(held)
-    finally:
-        for lock in held.values():
-            os.close(lock)
+    with contextlib.ExitStack() as stack:
+        held = lock_some(visible, wanted, stack)
+        if len(held) < wanted:
+            log.info("waiting for %d free GPU(s) of %s", wanted, ", ".join(visible))
+        while len(held) < wanted:
+            stack.close()  # others may do with fewer
+            time.sleep(POLL)
+            held = lock_some(visible, wanted, stack)
+        yield held
 
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.getenv("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name for name in named.split(",") if name]
+        # As CUDA reads it, the first name that is none, such as -1, ends the list.
+        names = (name.strip() for name in named.split(","))
+        return list(dict.fromkeys(itertools.takewhile(GPU_NAME.fullmatch, names)))
     import torch  # slow to import
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def try_to_lock(gpus: list[str], wanted: int) -> dict[str, int]:
-    """Lock that many GPUs; return their open lock files, or nothing if too few are free."""
+def lock_some(gpus: list[str], wanted: int, stack: contextlib.ExitStack) -> list[str]:
+    """Lock as many of the GPUs as are free and wanted, until the stack is closed; return them."""
+    held: list[str] = []
+    for gpu in gpus:
+        if len(held) < wanted and stack.enter_context(locked(lock_file(gpu), wait=False)):
+            held.append(gpu)
+    return held
+
+
+def lock_file(gpu: str) -> Path:
+    """Return the file whose lock is the reservation of a GPU."""
     # Inside a SLURM job the numbers are the job's own: 0 is another GPU in the next job.
     scope = f"{os.getuid()}-{os.getenv('SLURM_JOB_ID', 'machine')}"
-    held: dict[str, int] = {}
-    for gpu in gpus:
-        path = Path(tempfile.gettempdir()) / f"transfer-influence-{scope}-gpu-{gpu}.lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        held[gpu] = lock
-        if len(held) == wanted:
-            return held
-    for lock in held.values():
-        os.close(lock)
-    return {}
+    name = gpu.replace("/", "_")  # older drivers have it in the names of slices of a GPU
+    return Path(tempfile.gettempdir(), f"transfer-influence-{scope}-gpu-{name}.lock")
