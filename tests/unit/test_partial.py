@@ -2,6 +2,7 @@ import errno
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -176,6 +177,27 @@ def test_a_job_that_waits_for_another_s_last_model_ends_with_it(jobs, tmp_path):
     assert (slow.exitcode, quick.exitcode) == (0, 0)
     assert jobs.trained() == ["quick trains 1", "quick trains 2", "slow trains 0"]
     assert pq.read_table(outputs(tmp_path)[1])["model"].to_pylist() == [0, 1, 2]
+
+
+def test_a_job_that_waits_says_for_whom_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(partial, "POLL", 0.02)
+    other = PartialShard(outputs(tmp_path), DIGEST)
+    other.save(1, row(1), state(1))
+    claim = tmp_path / ".partial" / f"000000-000003-{DIGEST}" / "0.claim-000000"
+    claim.write_text(json.dumps(asdict(Owner.this())))
+
+    def finish() -> None:
+        other.save(0, row(0), state(0))
+        claim.unlink()
+
+    timer = threading.Timer(0.3, finish)
+    timer.start()
+    with caplog.at_level("INFO"):
+        make(tmp_path, [0, 1], train=never)
+    timer.join()
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "waiting" in line] == [f"model 0: waiting for {Owner.this()}"]
+    assert "1 of 2 models were finished before" in told
 
 
 def test_a_job_takes_over_the_model_of_one_that_is_killed(jobs, tmp_path):

@@ -65,7 +65,8 @@ class PartialShard:
             log.info(
                 "%d of %d models were finished before", len(models) - len(waiting), len(models)
             )
-        yield from progress(self._claimed(waiting), "models", "model", len(waiting))
+        if waiting:
+            yield from progress(self._claimed(waiting), "models", "model", len(waiting))
 
     def has(self, model: int) -> bool:
         """Tell whether a model is finished."""
@@ -128,6 +129,7 @@ class PartialShard:
         return self._record.exists()
 
     def _claimed(self, waiting: list[int]) -> Iterator[int]:
+        told: set[int] = set()
         while waiting := [model for model in waiting if not self.has(model)]:
             idle = True
             for model in waiting:
@@ -137,6 +139,10 @@ class PartialShard:
                         idle = False
                         yield model
             if idle:
+                for model in sorted(set(waiting) - told):
+                    owner = self._claims.holder(str(model)) or "another process"
+                    log.info("model %d: waiting for %s", model, owner)
+                told.update(waiting)
                 time.sleep(POLL)
 
     def _digests(self) -> dict[str, str]:
