@@ -1,5 +1,8 @@
 import io
 import logging
+import os
+import re
+import socket
 import sys
 
 import pytest
@@ -62,7 +65,22 @@ def test_a_bug_keeps_its_exception():
         raise KeyError("a bug")
 
 
-def test_a_program_that_ends_well_says_nothing(capsys):
+def test_a_program_says_when_it_starts_where_and_how_long_it_took(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without those of pytest
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
     with command_line("rank_classes") as log:
         assert log.name == "rank_classes"
-    assert capsys.readouterr() == ("", "")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    time, host = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.escape(socket.gethostname())
+    start, end = captured.err.splitlines()
+    who = f"process {os.getpid()} on {host}, SLURM job 17"
+    assert re.fullmatch(f"{time} INFO rank_classes starts: {who}", start)
+    assert re.fullmatch(rf"{time} INFO rank_classes ends after \d+\.\d s", end)
+
+
+def test_a_program_that_fails_does_not_say_that_it_ends(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(KeyError), command_line("rank_classes"):
+        raise KeyError("a bug")
+    assert " ends " not in capsys.readouterr().err
