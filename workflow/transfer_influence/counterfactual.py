@@ -1,5 +1,6 @@
 """Retrain with classes removed, and see whether the target gets better or worse as predicted."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import read_provenance, read_table, write_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import SourceModel
+
+log = logging.getLogger(__name__)
 
 
 def retrained_models(stage: RemovalStage, ranking: Path | None, classes: int) -> list[SourceModel]:
@@ -102,6 +105,8 @@ def summarize_counterfactual(
                 f"{path}: the training of all its models failed ({failed}); change the recipe, or "
                 f"leave {removal['count']} out of counterfactuals.counts."
             )
+        if failed:
+            log.warning("%s: without replicates %s, whose training failed", path, failed)
         columns = {
             "order": [removal["order"] or "none"] * len(rows),
             "removed": pa.array([removal["count"]] * len(rows), pa.int32()),

@@ -1,6 +1,7 @@
 """Train or transfer the models of one shard, one after the other, and write what they leave."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,8 @@ def best_device() -> torch.device:
     """
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    log.info("computes on %s", device_name(device))
+    number = f", GPU {os.getenv('CUDA_VISIBLE_DEVICES', '0')}" if device.type == "cuda" else ""
+    log.info("computes on %s%s", device_name(device), number)
     return device
 
 
@@ -102,6 +104,7 @@ def train_sources(
             kept = examples_of(source.mask, train_loader.labels)
             train(model, train_loader, kept, normalize, recipe, source.seeds, device, name)
             evaluation = evaluate(model, test_loader, everything, normalize, recipe, device)
+            check_loss(evaluation, name, source.seeds, recipe)
             row = source_row(source, evaluation, examples_of(source.mask, test_loader.labels))
             log.info("%s: ends, accuracy on its own classes %.4f", name, row["accuracy"][0].as_py())
             state = model.state_dict().items()
@@ -177,6 +180,7 @@ def transfer(
             evaluation = evaluate(
                 model, test_loader, test_examples, normalize, stage.recipe, device
             )
+            check_loss(evaluation, name, seeds(number), stage.recipe)
             log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
             return transfer_row(number, evaluation), None
 
@@ -225,6 +229,19 @@ def trained(
         raise NotFiniteError(f"{reason} To go on without such models, set failed_models: exclude.")
     log.error("%s The study goes on without it.", reason)
     return failed, None
+
+
+def check_loss(evaluation: Evaluation, name: str, seeds: TrainingSeeds, recipe: Recipe) -> None:
+    """Refuse a model that only the last step of its training has spoilt.
+
+    Raises:
+        NotFiniteError: its loss on the test images is not finite.
+    """
+    if not np.isfinite(evaluation.loss):
+        raise NotFiniteError(
+            f"{name} (seeds {seeds}): the loss on the test images is {evaluation.loss}; lower the "
+            f"recipe's learning_rate ({recipe.learning_rate})."
+        )
 
 
 def failed_models(table: Path) -> dict[int, bool]:

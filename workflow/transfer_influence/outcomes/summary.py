@@ -146,9 +146,10 @@ def check_failed(
         return
     numbers = ", ".join(map(str, failed))
     if failed_models == "stop" or not seen:
+        remedy = "or go on without them by failed_models: exclude" if seen else "as none is left"
         raise UserError(
             f"{output}: the training of {len(failed)} model(s) failed ({numbers}); change the "
-            f"recipe, or go on without them by failed_models: exclude."
+            f"recipe, {remedy}."
         )
     log.warning("%s: without %d model(s) whose training failed: %s", output, len(failed), numbers)
 
