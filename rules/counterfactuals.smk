@@ -32,7 +32,8 @@ rule counterfactual_source:
     message:
         "Retrain source models with classes removed: {wildcards.removal}"
     shell:
-        "keep_log.sh {log:q} && counterfactual_source.py --settings {params.settings:q} {params.ranking}"
+        "keep_log.sh {log:q} &&"
+        " counterfactual_source.py --settings {params.settings:q} {params.ranking}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
         " --processes {resources.processes} {job_options} 2>> {log:q}"
@@ -68,7 +69,8 @@ rule counterfactual_transfer:
     message:
         "Transfer retrained models to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
     shell:
-        "keep_log.sh {log:q} && transfer.py --settings {params.settings:q} --weights {input.weights:q}"
+        "keep_log.sh {log:q} &&"
+        " transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
         " --processes {resources.processes} {job_options} 2>> {log:q}"

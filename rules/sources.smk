@@ -28,7 +28,8 @@ rule train_sources:
     message:
         "Train source models {wildcards.shard}"
     shell:
-        "keep_log.sh {log:q} && train_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
+        "keep_log.sh {log:q} &&"
+        " train_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
         " --processes {resources.processes} {job_options} 2>> {log:q}"

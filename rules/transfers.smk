@@ -31,7 +31,8 @@ rule transfer:
     message:
         "Transfer source models {wildcards.shard} to {wildcards.target}, {wildcards.mode}"
     shell:
-        "keep_log.sh {log:q} && transfer.py --settings {params.settings:q} --weights {input.weights:q}"
+        "keep_log.sh {log:q} &&"
+        " transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
         " --processes {resources.processes} {job_options} 2>> {log:q}"
