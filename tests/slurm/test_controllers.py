@@ -19,6 +19,7 @@ from transfer_influence.operation.presence import claims_on
 
 ALL_MODELS = Counter(range(24))
 # One core each, or the eight jobs would not all fit beside the controller's.
+PATIENCE = ("--patience", "20")  # seconds
 OPTIONS = ("--set-threads", "train_sources=1", *SOON)
 
 
@@ -45,9 +46,9 @@ def launch(project: ClusterProject, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def launched(project: ClusterProject, *shards: str, options: tuple[str, ...] = ()) -> None:
+def launched(project: ClusterProject, *shards: str) -> None:
     """Start a controller for some shards of source models."""
-    run = launch(project, *options, "--", *project.sources(*shards), *OPTIONS)
+    run = launch(project, *PATIENCE, "--", *project.sources(*shards), *OPTIONS)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "the controller is SLURM job" in run.stdout
 
@@ -182,7 +183,7 @@ def test_cancel_ends_the_controller_and_its_jobs(project):
 
 def test_jobs_that_slurm_has_forgotten_do_not_hold_up_a_study(project, undisturbed):
     shard, cluster = SHARDS[0], project.cluster
-    launched(project, shard, options=("--patience", "20"))
+    launched(project, shard)
     wait_for(lambda: project.training(shard), 120, "the shard to be trained")
     snakemake = processes_of(project)["snakemake"]
     snakemake.send_signal(signal.SIGSTOP)

@@ -20,7 +20,7 @@ from transfer_influence.operation.presence import at_work
 
 log = logging.getLogger(__name__)
 
-POLL = 5.0  # seconds between two looks at Snakemake and the queue
+POLL = 60.0  # seconds between two looks at the queue, which all users of a cluster share
 RESTARTS = 10  # of a Snakemake that hangs, in one life of a controller
 
 Leftovers = Literal["wait", "cancel"]
@@ -56,6 +56,11 @@ class Controller(Checkpointable):
     patience: float
     gpus: str | None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks at the queue."""
+        return min(POLL, self.patience / 4)
 
     def __call__(self) -> None:
         """Run the study to its end; exit with status 1 if that is an error."""
@@ -119,7 +124,7 @@ class Controller(Checkpointable):
                     listed = "".join(f"\n    {job}" for job in running)
                     log.info("waits for %d job(s) of an earlier run:%s", len(running), listed)
                     told = running
-                time.sleep(POLL)
+                time.sleep(self.pause)
             self.start("--unlock", "--quiet", "all").wait()
 
     def watch(self) -> int | None:
@@ -128,7 +133,7 @@ class Controller(Checkpointable):
         said, since = 0, time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(POLL)
+                return self._process.wait(self.pause)
             size = log_of(self.results).stat().st_size
             if size != said or has_children(self._process.pid) or self.jobs_may_run():
                 said, since = size, time.monotonic()
@@ -174,7 +179,7 @@ class Controller(Checkpointable):
                 return slurm.training_jobs(self.study, self.folder)
             except (subprocess.SubprocessError, OSError) as error:
                 log.warning("SLURM does not answer (%s); asks again", error)
-                time.sleep(POLL)
+                time.sleep(self.pause)
         return []
 
     def __getstate__(self) -> dict[str, Any]:
