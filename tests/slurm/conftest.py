@@ -154,6 +154,11 @@ def assert_same_results(project: Project, undisturbed: Project, shard: str) -> N
         assert tensor.tobytes() == all_weights[key].tobytes(), key
 
 
+def asked_for(resource: str, attempt: int) -> int:
+    """Return what the profile has a job that trains a shard of source models ask for."""
+    return eval(str(PROFILE["set-resources"]["train_sources"][resource]), {"attempt": attempt})
+
+
 def read_shard(table: Path) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Read the result columns and the weights of a shard of source models."""
     columns = pq.read_table(table).replace_schema_metadata(None)
@@ -165,6 +170,8 @@ def cluster() -> Iterator[Cluster]:
     """A running cluster with the default nodes; leave it as you found it."""
     if lack := missing():
         pytest.skip(lack)
+    # As Ctrl-C does, so that a pytest that is told to end still stops what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Cluster() as started:
         yield started
 
@@ -175,8 +182,12 @@ def undisturbed(tmp_path_factory) -> Project:
     project = write_project(tmp_path_factory.mktemp("undisturbed"))
     # In one shard, as that changes no model.
     project.write_study(**{**SLOW, "models_per_job": SLOW["models"]})
-    run = project.snakemake(f"results/tiny/sources/{ALL}.parquet")
-    assert run.returncode == 0, run.stdout + run.stderr
+    command = project.command("--cores", "2", f"results/tiny/sources/{ALL}.parquet")
+    run = BackgroundProgram(command, project.folder, dict(os.environ))
+    try:
+        assert run.wait(800) == 0, run.output
+    finally:
+        run.kill()
     return project
 
 

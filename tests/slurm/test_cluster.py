@@ -1,12 +1,13 @@
 """The cluster itself, and the profile for SLURM on it when nothing goes wrong."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.conftest import PROFILE, SHARDS, assert_same_results
+from tests.slurm.conftest import PROFILE, SHARDS, asked_for, assert_same_results
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,10 +29,11 @@ def variables(pid: int) -> dict[str, str]:
 
 
 def test_a_stopped_cluster_leaves_nothing_behind():
-    lasting = ("sleep 1001.5", "sleep 1002.5")
+    # Found again by how long they sleep, which no other test on this machine does.
+    lasting = [f"sleep {os.getpid()}.{digit}" for digit in (1, 2)]
     with Cluster(nodes=1) as cluster:
         # One process of a job's step, and one that has left the job's session.
-        number = cluster.submit("setsid sleep 1001.5 & srun sleep 1002.5")
+        number = cluster.submit(f"setsid {lasting[0]} & srun {lasting[1]}")
         wait_for(lambda: len(running(*lasting)) == 2, 30, "the job's processes")
         assert cluster.job(number).state == "RUNNING"
     assert not running(*lasting)
@@ -61,14 +63,13 @@ def test_shards_are_jobs_that_see_one_gpu_each(project, undisturbed):
     gpus = [environment["CUDA_VISIBLE_DEVICES"] for environment in seen]
     assert set(gpus) <= {"0", "1"}
     assert len({(job.node, gpu) for job, gpu in zip(jobs, gpus, strict=True)}) == 2
-    asked_for = PROFILE["set-resources"]["train_sources"]
     for shard, job in zip(shards, jobs, strict=True):
         assert job.comment == f"rule_train_sources_wildcards_{shard}"
         assert job.partition == PROFILE["default-resources"]["slurm_partition"]
         assert job.cpus == PROFILE["set-threads"]["train_sources"]
         assert job.name.startswith("tiny_")
-        assert job.memory == f"{eval(asked_for['mem_mb'], {'attempt': 1})}M"
-        assert job.time_limit == f"{eval(asked_for['runtime'], {'attempt': 1}) // 60}:00:00"
+        assert job.memory == f"{asked_for('mem_mb', attempt=1)}M"
+        assert job.time_limit == f"{asked_for('runtime', attempt=1) // 60}:00:00"
     assert controller.wait(300) == 0, controller.output
     for shard in shards:
         assert_same_results(project, undisturbed, shard)
