@@ -25,6 +25,7 @@ include: "rules/summaries.smk"
 include: "rules/influences.smk"
 include: "rules/counterfactuals.smk"
 include: "rules/report.smk"
+include: "rules/planning.smk"
 
 
 onstart:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transfer_influence.config.study import Mode, Study
+from transfer_influence.config.study import Mode, Removal, Study
 
 # What each rule makes, in the words of the progress table, in the order in which the data flows.
 RULES = {
@@ -26,10 +26,17 @@ RULES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One job, by two files; both are named as seen from the folder of the study's results."""
+    """One job. Its files are named as seen from the folder of the study's results.
 
-    output: str  # says that the job is done
-    benchmark: str  # where Snakemake writes how long it took
+    Attributes:
+        name: the values of its wildcards, joined as the rules join them in file names.
+        output: the file that says that the job is done.
+        benchmark: the file that Snakemake writes its wall time to.
+    """
+
+    name: str
+    output: str
+    benchmark: str
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,19 @@ def job_groups(study: Study) -> list[JobGroup]:
     for target, mode in study.transfers:
         groups += _groups_of_transfer(study, target, mode)
     if study.counterfactuals:
-        # Each once, as some are shared by several targets.
-        removals = {
-            removal.name: None
-            for target, mode in study.transfers
-            for removal in study.removals(target, mode)
-        }
         output, models = "counterfactuals/sources/{}.parquet", study.counterfactuals.replicates
-        groups.append(_group("counterfactual_source", removals, output, models))
+        groups.append(_group("counterfactual_source", all_removals(study), output, models))
     order = list(RULES)
     return sorted(groups, key=lambda group: order.index(group.rule))
+
+
+def all_removals(study: Study) -> dict[str, Removal]:
+    """Return the removals of all targets by name, each once, as targets share some of them."""
+    return {
+        removal.name: removal
+        for target, mode in study.transfers
+        for removal in study.removals(target, mode)
+    }
 
 
 def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]:
@@ -103,13 +113,12 @@ def _group(
     models: int = 0,
     transfer: tuple[str, Mode] | None = None,
 ) -> JobGroup:
-    """Return the jobs of a rule from their names.
+    """Return the jobs of a rule from their names, empty for a rule without wildcards.
 
-    A name is the values of the job's wildcards, joined as the rules join them in file names; it is
-    empty for a rule without. `output` has braces where the name belongs.
+    `output` has braces where the name belongs.
     """
     jobs = [
-        Job(output.format(name), "/".join(filter(None, ["benchmarks", rule, name])) + ".tsv")
+        Job(name, output.format(name), "/".join(filter(None, ["benchmarks", rule, name])) + ".tsv")
         for name in names
     ]
     return JobGroup(rule, jobs, models, transfer)

@@ -1,9 +1,14 @@
-"""What people read of a study that runs."""
+"""What people read of a study: how far it is, and what it will take."""
 
 import datetime
 from collections.abc import Sequence
 
+import numpy as np
+
+from transfer_influence.config.study import Study
 from transfer_influence.operation.census import StageProgress
+from transfer_influence.operation.costs import Cost
+from transfer_influence.operation.estimate import Disk, StagePlan, by_rule, disk, wall_time
 from transfer_influence.operation.jobs import RULES
 from transfer_influence.operation.pace import pace, seconds_left, seconds_left_in_all
 
@@ -33,6 +38,43 @@ def progress_table(stages: Sequence[StageProgress], now: float) -> str:
     )
 
 
+def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int]) -> str:
+    """Return what a study will take, as lines to print.
+
+    Args:
+        study: the study.
+        plans: of all its jobs.
+        at_once: numbers of jobs at a time to give the wall time for.
+
+    Raises:
+        UserError: a data set has not been converted.
+    """
+    rules = by_rule(plans)
+    names = ("jobs", "models", "hours")
+    jobs = [("rule", *names, *(f"{name} left" for name in names), "on", "known from")]
+    jobs += [_jobs(rule, of_rule) for rule, of_rule in rules.items()]
+    for unit in sorted({plan.unit for plan in plans}, reverse=True):
+        jobs.append(_jobs(f"all on {unit}", [plan for plan in plans if plan.unit == unit]))
+    whole = [np.concatenate([plan.seconds for plan in of_rule]) for of_rule in rules.values()]
+    left = [np.concatenate([plan.seconds_left for plan in of_rule]) for of_rule in rules.values()]
+    times = [("jobs at a time", "wall time", "left")]
+    times += [
+        (str(number), duration(wall_time(whole, number)), duration(wall_time(left, number)))
+        for number in at_once
+    ]
+    sizes = disk(study, plans)
+    total = Disk("in all", sum(each.whole for each in sizes), sum(each.left for each in sizes))
+    files = [("disk", "all", "left")]
+    files += [(each.files, size(each.whole), size(each.left)) for each in [*sizes, total]]
+    return "\n\n".join(
+        [
+            columns(jobs, right=set(range(1, 7))),
+            columns(times, right={0, 1, 2}),
+            columns(files, right={1, 2}),
+        ]
+    )
+
+
 def title(stage: StageProgress) -> str:
     """Return what people call a stage."""
     words = [RULES[stage.group.rule]]
@@ -51,6 +93,15 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{hours // 24} d {hours % 24} h" if days < 30 else f"{days} d"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in its largest unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
 
 
 def columns(rows: Sequence[Sequence[str]], right: set[int]) -> str:
@@ -78,6 +129,37 @@ def _models(
     recent = pace(stages, now)
     rate = NOTHING if recent is None else _rate(recent.rate * 3600)
     return name, *counts, rate, NOTHING if left is None else _end(left, now)
+
+
+def _jobs(name: str, plans: Sequence[StagePlan]) -> tuple[str, ...]:
+    """Return a line of the table of jobs, for some stages together."""
+    models = sum(plan.models for plan in plans)
+    left = sum(plan.models_left for plan in plans)
+    known = [plan.cost for plan in plans if plan.cost]
+    return (
+        name,
+        f"{sum(len(plan.group.jobs) for plan in plans):,}",
+        f"{models:,}" if models else "",
+        _hours(sum(plan.seconds.sum() for plan in plans)) if known else NOTHING,
+        f"{sum(plan.jobs_left for plan in plans):,}",
+        f"{left:,}" if models else "",
+        _hours(sum(plan.seconds_left.sum() for plan in plans)) if known else NOTHING,
+        plans[0].unit,
+        _sources(known),
+    )
+
+
+def _sources(costs: Sequence[Cost]) -> str:
+    """Say how costs are known."""
+    past_jobs = sum(cost.past_jobs for cost in costs)
+    calibrated = {cost.device for cost in costs if not cost.past_jobs}
+    said = [f"{past_jobs:,} past job{'s' if past_jobs > 1 else ''}"] if past_jobs else []
+    return ", ".join([*said, *(f"calibration on {device}" for device in sorted(calibrated))])
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.{1 if hours >= 10 else 3}f}"
 
 
 def _rate(rate: float) -> str:

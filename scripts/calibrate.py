@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Measure what one model of a stage costs on this device, with a few real steps of training."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.operation.calibration import CalibratedStage, calibrate
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("calibrate"):
+        stage = parse(CalibratedStage, arguments.settings).root
+        inputs = {"data": read_sidecar(arguments.data / "dataset.json").digest}
+        calibrate(
+            stage=stage,
+            data=arguments.data,
+            workers=arguments.workers,
+            output=arguments.output,
+            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="of a training or transfer; as JSON")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the data set")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

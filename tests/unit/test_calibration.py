@@ -1,0 +1,105 @@
+import time
+from typing import Any
+
+import pytest
+from tests.conftest import CLASSES, TEST_PER_CLASS, TRAIN_PER_CLASS, recipe_values
+
+from transfer_influence.config.stages import SourceStage, TransferStage
+from transfer_influence.errors import UserError
+from transfer_influence.operation.calibration import calibrate, process_seconds
+from transfer_influence.operation.costs import Calibration, read_calibration
+from transfer_influence.outcomes.shards import train_sources
+from transfer_influence.provenance import Origin
+from transfer_influence.subsets import source_models
+
+ARCHITECTURE = {"name": "small_resnet", "width": 4}
+
+
+def source_settings(**changes: Any) -> SourceStage:
+    return SourceStage.model_validate(
+        {
+            "seed": 0,
+            "subset": {"fraction": 0.5},
+            "architecture": ARCHITECTURE,
+            "recipe": recipe_values(**changes),
+        }
+    )
+
+
+def transfer_settings(mode: str, **changes: Any) -> TransferStage:
+    return TransferStage.model_validate(
+        {
+            "seed": 0,
+            "target": "birds",
+            "mode": mode,
+            "architecture": ARCHITECTURE,
+            "recipe": recipe_values(**changes),
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def soon_enough(monkeypatch):
+    """Half a second of training is long enough for these."""
+    monkeypatch.setattr("transfer_influence.operation.calibration.LONG_ENOUGH", 0.5)
+
+
+def calibrated(stage, planted, folder) -> Calibration:
+    output = folder / "plan" / "stage.json"
+    origin = Origin(stage.model_dump(mode="json"), {"data": "d"}, "code")
+    calibrate(stage, planted, workers=1, output=output, origin=origin)
+    assert [path.name for path in output.parent.iterdir()] == ["stage.json"], "left something"
+    found = read_calibration(output)
+    assert found is not None
+    return found
+
+
+def test_a_source_models_cost_is_what_a_real_job_takes(planted, tmp_path):
+    stage = source_settings(epochs=60)
+    models = 3
+    found = calibrated(stage, planted, tmp_path)
+    steps = TRAIN_PER_CLASS * CLASSES // 2 // 16 * 60
+    predicted = found.model + steps * found.step + found.evaluation
+    weights, table = tmp_path / "s.safetensors", tmp_path / "s.parquet"
+    started = time.monotonic()
+    train_sources(
+        source_models(stage, range(models), CLASSES),
+        *(planted, stage.architecture, stage.recipe, weights, table),
+        origin=Origin({}, {}, ""),
+        workers=1,
+    )
+    real = (time.monotonic() - started) / models
+    # Wide bounds, as other work may slow down one of the two.
+    assert real / 3 < predicted < real * 3
+    assert found.weights_bytes == pytest.approx(weights.stat().st_size / models, rel=0.1)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "full"])
+def test_a_transfer_keeps_no_weights_and_a_row_of_all_test_images(planted, tmp_path, mode):
+    found = calibrated(transfer_settings(mode), planted, tmp_path)
+    assert found.weights_bytes == 0
+    images = CLASSES * TEST_PER_CLASS
+    assert found.row_bytes > 16 * images  # four float32 columns an image
+    assert 0 < found.startup < process_seconds()
+    assert found.provenance["settings"]["mode"] == mode
+
+
+def test_training_a_head_costs_less_than_training_all(planted, tmp_path):
+    head = calibrated(transfer_settings("fixed", batch_size=100), planted, tmp_path / "head")
+    whole = calibrated(transfer_settings("full", batch_size=100), planted, tmp_path / "whole")
+    assert head.step < whole.step
+
+
+def test_fewer_images_than_a_batch_still_calibrate(planted, tmp_path):
+    assert calibrated(transfer_settings("fixed", batch_size=1000), planted, tmp_path).step > 0
+
+
+def test_a_rate_that_lets_a_loss_run_away_does_not_matter(planted, tmp_path):
+    schedule = {"kind": "step", "every": 1, "factor": 1}
+    stage = source_settings(learning_rate=1e30, schedule=schedule)
+    assert calibrated(stage, planted, tmp_path).step > 0
+
+
+def test_images_that_were_not_converted_are_named(tmp_path):
+    with pytest.raises(UserError, match="convert the data set first"):
+        calibrated(source_settings(), tmp_path, tmp_path)

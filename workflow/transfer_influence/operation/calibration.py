@@ -1,0 +1,199 @@
+"""What one model of a stage costs on this device, from a few real steps of training."""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import RootModel
+from safetensors.torch import save_file
+from torch import nn
+
+from transfer_influence.config.recipe import StepSchedule
+from transfer_influence.config.stages import SourceStage, TransferStage
+from transfer_influence.datasets.loaders import open_loader
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.files import atomic
+from transfer_influence.models.building import build_model, freeze_for, load_backbone, place
+from transfer_influence.operation.costs import Calibration
+from transfer_influence.outcomes.shards import (
+    best_device,
+    device_name,
+    read_weights,
+    source_row,
+    transfer_row,
+)
+from transfer_influence.outcomes.tables import write_table
+from transfer_influence.provenance import Origin
+from transfer_influence.seeds import TrainingSeeds
+from transfer_influence.subsets import examples_of, source_models
+from transfer_influence.training.evaluation import Evaluation, evaluate
+from transfer_influence.training.loop import Normalize, train
+
+log = logging.getLogger(__name__)
+
+FEWEST = 3  # steps to warm up, and the fewest to time
+LONG_ENOUGH = 5.0  # seconds of training to time, and at most of evaluation
+KEPT = 3  # models to make and keep: a busy disk delays one at times
+SEEDS = TrainingSeeds(0, 0, 0)
+
+
+class CalibratedStage(RootModel[SourceStage | TransferStage]):
+    """The settings of a stage to calibrate."""
+
+
+def calibrate(
+    stage: SourceStage | TransferStage, data: Path, workers: int, output: Path, origin: Origin
+) -> None:
+    """Measure what a model costs and write it down, as a `Calibration`.
+
+    Network, images, loader, recipe and device are those of the jobs. Training goes on for
+    `LONG_ENOUGH`, but for at least `FEWEST` steps.
+
+    Args:
+        stage: what to measure.
+        data: folder of the converted data set.
+        workers: threads that decode images.
+        output: JSON file to write; a model's weights must fit beside it for a while.
+        origin: of the result.
+
+    Raises:
+        UserError: the images or the recipe do not allow it.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+        bench = _Bench(stage, data, workers, Path(scratch))
+        model = bench.make()
+        bench.train(model, FEWEST)
+        bench.evaluate(model, bench.batch_size)
+        until_warm = process_seconds()
+        step = bench.train(model, FEWEST)
+        steps = int(LONG_ENOUGH / step)
+        if steps > FEWEST:
+            step = bench.train(model, steps)
+        image, _ = bench.evaluate(model, bench.batch_size)
+        images = max(bench.batch_size, int(LONG_ENOUGH / image))
+        image, evaluation = bench.evaluate(model, images)
+        kept = [bench.keep(evaluation) for _ in range(KEPT)]
+        calibration = Calibration(
+            device=device_name(bench.device),
+            startup=max(0.0, until_warm - FEWEST * step - bench.batch_size * image),
+            model=float(np.median([each.seconds for each in kept])),
+            step=step,
+            evaluation=image * bench.test_images,
+            weights_bytes=kept[0].weights_bytes,
+            row_bytes=kept[0].row_bytes,
+            provenance=json.loads(origin.provenance(device_name(bench.device), process_seconds())),
+        )
+    with atomic(output) as temporary:
+        temporary.write_text(calibration.model_dump_json(indent=2) + "\n")
+    log.info(
+        "%s: start-up %.1f s, a step %.4f s, an evaluation %.2f s, and %.2f s a model",
+        *(calibration.device, calibration.startup, step, calibration.evaluation, calibration.model),
+    )
+
+
+def process_seconds() -> float:
+    """Return for how long this process has run."""
+    # The name in brackets may hold anything; the start, in ticks after boot, is 20 fields on.
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What it takes to make a model and to keep it."""
+
+    seconds: float
+    weights_bytes: int
+    row_bytes: int
+
+
+class _Bench:
+    """A job's data, network and device, set up as the job sets them up, and a stopwatch."""
+
+    def __init__(
+        self, stage: SourceStage | TransferStage, data: Path, workers: int, scratch: Path
+    ) -> None:
+        self.device = best_device()
+        self._stage = stage
+        self._recipe = stage.recipe
+        sidecar = read_sidecar(data / "dataset.json")
+        self._classes = len(sidecar.classes)
+        self._train_loader = open_loader(data, "train", stage.recipe, self.device, workers)
+        self._test_loader = open_loader(data, "test", stage.recipe, self.device, workers)
+        self._normalize = Normalize(sidecar, self.device)
+        self._scratch = scratch
+        labels = self._train_loader.labels
+        if isinstance(stage, SourceStage):
+            self._source = source_models(stage, [0], self._classes)[0]
+            self._examples = examples_of(self._source.mask, labels)
+        else:
+            self._examples = np.arange(len(labels))
+            self._save(build_model(stage.architecture, self._classes, seed=0))
+        self.batch_size = max(1, min(stage.recipe.batch_size, len(self._examples)))
+        self.test_images = len(self._test_loader.labels)
+
+    def make(self) -> nn.Module:
+        """Return a model that is ready to train."""
+        model = build_model(self._stage.architecture, self._classes, seed=0)
+        if isinstance(self._stage, TransferStage):
+            load_backbone(model, read_weights(self._weights, model=0))
+            freeze_for(model, self._stage.mode)
+        return place(model, self.device)
+
+    def train(self, model: nn.Module, steps: int) -> float:
+        """Train for some steps, in whole epochs if an epoch has fewer; return seconds a step."""
+        epoch = min(steps, len(self._examples) // self.batch_size)
+        epochs = max(1, steps // max(1, epoch))
+        shuffled = np.random.default_rng(0).permutation(self._examples)
+        # At a rate that lets no loss run away, and in no step is 0.
+        constant = StepSchedule(kind="step", every=epochs, factor=1)
+        recipe = self._recipe.model_copy(
+            update={"epochs": epochs, "learning_rate": 1e-9, "schedule": constant}
+        )
+        started = time.monotonic()
+        train(
+            *(model, self._train_loader, shuffled[: epoch * self.batch_size], self._normalize),
+            *(recipe, SEEDS, self.device, "calibration"),
+        )
+        return (time.monotonic() - started) / (epochs * epoch)
+
+    def evaluate(self, model: nn.Module, images: int) -> tuple[float, Evaluation]:
+        """Evaluate on some test images, or on all if there are fewer; return seconds an image."""
+        examples = np.arange(min(images, self.test_images))
+        started = time.monotonic()
+        evaluation = evaluate(
+            model, self._test_loader, examples, self._normalize, self._recipe, self.device
+        )
+        return (time.monotonic() - started) / len(examples), evaluation
+
+    def keep(self, evaluation: Evaluation) -> "_Kept":
+        """Make a model and write what is kept of one."""
+        started = time.monotonic()
+        model = self.make()
+        table = self._scratch / "row.parquet"
+        images = len(evaluation.is_correct)
+        if isinstance(self._stage, SourceStage):
+            self._save(model)
+            write_table(source_row(self._source, evaluation, np.arange(images)), table, "")
+            weights_bytes, share = self._weights.stat().st_size, 1.0
+        else:
+            write_table(transfer_row(0, evaluation), table, "")
+            weights_bytes, share = 0, images / self.test_images
+        seconds = time.monotonic() - started
+        return _Kept(seconds, weights_bytes, round(table.stat().st_size / share))
+
+    @property
+    def _weights(self) -> Path:
+        return self._scratch / "weights.safetensors"
+
+    def _save(self, model: nn.Module) -> None:
+        state = model.state_dict().items()
+        with atomic(self._weights) as temporary:
+            save_file({f"0/{key}": value.cpu().contiguous() for key, value in state}, temporary)
