@@ -33,12 +33,14 @@ rule calibrate_sources:
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
         settings=source_stage(study).model_dump_json(),
+        options=job_options,
         code=code("calibrate.py"),
     message:
         "Measure what a source model costs"
     shell:
         "calibrate.py --settings {params.settings:q} --data {params.data:q}"
-        " --output {output.calibration:q} --code {params.code} --workers {threads} 2> {log:q}"
+        " --output {output.calibration:q} --code {params.code} --workers {threads}"
+        " --gpus {resources.gpu} {params.options} 2>> {log:q}"
 
 
 rule calibrate_transfer:
@@ -64,12 +66,14 @@ rule calibrate_transfer:
         settings=lambda wildcards: transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
+        options=job_options,
         code=code("calibrate.py"),
     message:
         "Measure what a transfer to {wildcards.target}, {wildcards.mode}, costs"
     shell:
         "calibrate.py --settings {params.settings:q} --data {params.data:q}"
-        " --output {output.calibration:q} --code {params.code} --workers {threads} 2> {log:q}"
+        " --output {output.calibration:q} --code {params.code} --workers {threads}"
+        " --gpus {resources.gpu} {params.options} 2>> {log:q}"
 
 
 # Makes no file: it prints, as often as it is asked to.
@@ -91,4 +95,4 @@ rule plan:
     message:
         "What the study will take"
     shell:
-        "plan.py --settings {params.settings:q} --at-once {params.at_once} 2> {log:q}"
+        "plan.py --settings {params.settings:q} --at-once {params.at_once} 2>> {log:q}"

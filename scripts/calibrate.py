@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
 from transfer_influence.operation.calibration import CalibratedStage, calibrate
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -19,9 +20,9 @@ def main() -> None:
         calibrate(
             stage=stage,
             data=arguments.data,
-            workers=arguments.workers,
             output=arguments.output,
             origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            options=JobOptions.of(arguments),
         )
 
 
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, type=Path, help="folder of the data set")
     parser.add_argument("--output", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--code", default="", help="digest of the code, for provenance")
-    parser.add_argument("--workers", type=int, default=1, help="threads that decode images")
+    JobOptions.add_to(parser)
     return parser
 
 

@@ -6,12 +6,14 @@ from tests.conftest import CLASSES, TEST_PER_CLASS, TRAIN_PER_CLASS, recipe_valu
 
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.errors import UserError
+from transfer_influence.job import JobOptions
 from transfer_influence.operation.calibration import calibrate, process_seconds
 from transfer_influence.operation.costs import Calibration, read_calibration
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import source_models
 
+ALONE = JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop")
 ARCHITECTURE = {"name": "small_resnet", "width": 4}
 
 
@@ -47,7 +49,7 @@ def soon_enough(monkeypatch):
 def calibrated(stage, planted, folder) -> Calibration:
     output = folder / "plan" / "stage.json"
     origin = Origin(stage.model_dump(mode="json"), {"data": "d"}, "code")
-    calibrate(stage, planted, workers=1, output=output, origin=origin)
+    calibrate(stage, planted, output, origin, ALONE)
     assert [path.name for path in output.parent.iterdir()] == ["stage.json"], "left something"
     found = read_calibration(output)
     assert found is not None
@@ -65,8 +67,8 @@ def test_a_source_models_cost_is_what_a_real_job_takes(planted, tmp_path):
     train_sources(
         source_models(stage, range(models), CLASSES),
         *(planted, stage.architecture, stage.recipe, weights, table),
-        origin=Origin({}, {}, ""),
-        workers=1,
+        Origin({}, {}, ""),
+        ALONE,
     )
     real = (time.monotonic() - started) / models
     # Wide bounds, as other work may slow down one of the two.

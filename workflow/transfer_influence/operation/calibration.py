@@ -17,7 +17,9 @@ from transfer_influence.config.recipe import StepSchedule
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.datasets.loaders import open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.staging import staged
 from transfer_influence.files import atomic
+from transfer_influence.job import JobOptions, all_devices
 from transfer_influence.models.building import build_model, freeze_for, load_backbone, place
 from transfer_influence.operation.costs import Calibration
 from transfer_influence.outcomes.shards import (
@@ -47,7 +49,11 @@ class CalibratedStage(RootModel[SourceStage | TransferStage]):
 
 
 def calibrate(
-    stage: SourceStage | TransferStage, data: Path, workers: int, output: Path, origin: Origin
+    stage: SourceStage | TransferStage,
+    data: Path,
+    output: Path,
+    origin: Origin,
+    options: JobOptions,
 ) -> None:
     """Measure what a model costs and write it down, as a `Calibration`.
 
@@ -57,16 +63,20 @@ def calibrate(
     Args:
         stage: what to measure.
         data: folder of the converted data set.
-        workers: threads that decode images.
         output: JSON file to write; a model's weights must fit beside it for a while.
         origin: of the result.
+        options: how jobs run.
 
     Raises:
         UserError: the images or the recipe do not allow it.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
-        bench = _Bench(stage, data, workers, Path(scratch))
+    with (
+        all_devices(options) as workers,
+        staged(data, options.scratch) as folder,
+        tempfile.TemporaryDirectory(dir=output.parent) as room,
+    ):
+        bench = _Bench(stage, folder, workers, Path(room))
         model = bench.make()
         bench.train(model, FEWEST)
         bench.evaluate(model, bench.batch_size)
@@ -118,7 +128,7 @@ class _Bench:
     """A job's data, network and device, set up as the job sets them up, and a stopwatch."""
 
     def __init__(
-        self, stage: SourceStage | TransferStage, data: Path, workers: int, scratch: Path
+        self, stage: SourceStage | TransferStage, data: Path, workers: int, room: Path
     ) -> None:
         self.device = best_device()
         self._stage = stage
@@ -128,7 +138,7 @@ class _Bench:
         self._train_loader = open_loader(data, "train", stage.recipe, self.device, workers)
         self._test_loader = open_loader(data, "test", stage.recipe, self.device, workers)
         self._normalize = Normalize(sidecar, self.device)
-        self._scratch = scratch
+        self._room = room
         labels = self._train_loader.labels
         if isinstance(stage, SourceStage):
             self._source = source_models(stage, [0], self._classes)[0]
@@ -177,7 +187,7 @@ class _Bench:
         """Make a model and write what is kept of one."""
         started = time.monotonic()
         model = self.make()
-        table = self._scratch / "row.parquet"
+        table = self._room / "row.parquet"
         images = len(evaluation.is_correct)
         if isinstance(self._stage, SourceStage):
             self._save(model)
@@ -191,7 +201,7 @@ class _Bench:
 
     @property
     def _weights(self) -> Path:
-        return self._scratch / "weights.safetensors"
+        return self._room / "weights.safetensors"
 
     def _save(self, model: nn.Module) -> None:
         state = model.state_dict().items()
