@@ -96,7 +96,10 @@ def start(controller: Controller, place: Place) -> str:
                 additional_parameters={"requeue": True, "comment": slurm.CONTROLLER, **place.queue},
             )
             return f"SLURM job {executor.submit(controller).job_id}"
-        return f"process {in_new_session(lambda: submit_locally(controller, folder))}"
+        process = in_new_session(lambda: submit_locally(controller, folder))
+        while psutil.pid_exists(int(process)) and not running(controller.results):
+            time.sleep(POLL)  # until it can be seen, or is over
+        return f"process {process}"
     except (subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"SLURM refuses the controller: {' '.join(str(error).split())}") from None
 
