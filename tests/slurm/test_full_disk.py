@@ -23,7 +23,9 @@ def small_disk(converted) -> Iterator[ClusterProject]:
     """The study with its results on a small disk of their own, all but full."""
     results = converted.results
     data = shutil.copytree(results / "data", converted.folder / "data")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", results], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(results)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("a container that may not mount anything has no small disk")
     try:
         shutil.copytree(data, results / "data")
         free = shutil.disk_usage(results).free
