@@ -192,9 +192,9 @@ def test_a_damaged_or_missing_table_tells_nothing(study):
 
 def test_jobs_that_train_nothing_are_known_by_their_benchmarks_alone(study):
     group = group_of(study, "summarize", "cars", "full")
-    assert cost_of(study, group) is None
-    write(study.results / "s" / group.jobs[0].output)
     write_benchmark(study, "summarize/cars/full", 7.5)
+    assert cost_of(study, group) is None  # the job has not run to its end
+    write(study.results / "s" / group.jobs[0].output)
     assert cost_of(study, group).seconds.tolist() == [7.5]
 
 
@@ -306,6 +306,14 @@ def test_the_table_adds_up_gpu_and_cpu_hours_apart(study):
     assert cpu[4] == "1.000"
 
 
+def test_without_a_gpu_all_hours_are_of_cpus(study):
+    for stage in ("sources", "birds/fixed", "birds/full", "cars/full"):
+        write_calibration(study, stage, device="cpu")
+    table = plan_table(study, stage_plans(study), [1])
+    assert "GPU" not in table
+    assert table.count("all on CPU") == 1
+
+
 def test_the_settings_of_transfers_are_compared_too(study):
     group = group_of(study, "transfer", "cars", "full")
     table = study.results / "s" / group.jobs[0].output
@@ -319,7 +327,14 @@ def test_the_settings_of_transfers_are_compared_too(study):
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (2e9, "2 GB"), (4.2e15, "4,200.0 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1234, "1.23 kB"),
+        (2e9, "2 GB"),
+        (4.2e15, "4,200.0 TB"),
+    ],
 )
 def test_sizes_in_words(count, said):
     assert size(count) == said

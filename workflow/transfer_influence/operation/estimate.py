@@ -55,8 +55,7 @@ class StagePlan:
     @property
     def unit(self) -> str:
         """What the jobs run on: CPU or GPU."""
-        on_gpu = self.models and self.cost is not None and self.cost.device != "cpu"
-        return "GPU" if on_gpu else "CPU"
+        return "CPU" if self.cost is None or self.cost.device == "cpu" else "GPU"
 
     @property
     def seconds(self) -> np.ndarray:
