@@ -22,6 +22,7 @@ from transfer_influence.operation.census import census
 from transfer_influence.operation.controller import Controller, Leftovers, log_of
 from transfer_influence.operation.printing import progress_table
 
+SHORTEST = 5  # minutes that a controller is given at least
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         else:
             told = size_of(log_of(controller.results))
             if not (arguments.follow and launching.is_controlled(controller)):
-                minutes = round(arguments.hours * 60)
+                minutes = max(SHORTEST, round(arguments.hours * 60))
                 queue = queue_of(arguments, settings)
                 place = launching.Place(cluster, queue, minutes, arguments.memory_gb)
                 print(f"the controller is {launching.start(controller, place)}")
@@ -101,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--status", action="store_true", help="say who runs, and how far it is")
     what.add_argument("--cancel", action="store_true", help="stop the controller and all jobs")
     parser.add_argument(
-        "--follow", action="store_true", help="print the controller's log until the study is over"
+        "--follow",
+        action="store_true",
+        help="start unless it runs already, then print the controller's log until it ends",
     )
     how = parser.add_argument_group("how to start")
     how.add_argument(

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -79,13 +78,15 @@ class Controller(Checkpointable):
         except UserError as error:
             log.error("%s", error)
             sys.exit(1)
+        except Exception:
+            log.exception("an error that should not be")
+            raise
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
         """End Snakemake without its jobs; submitit calls this before a time limit and so on."""
         log.info("stops here and will be started again; the jobs run on")
         if self._process is not None:
-            # Not waited for: this is a signal handler, and what it interrupts may be a wait.
-            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.kill()  # not waited for: what this signal interrupts may be a wait
         return super().checkpoint(*args, **kwargs)
 
     def run(self) -> None:
@@ -119,7 +120,7 @@ class Controller(Checkpointable):
             told: list[slurm.QueuedJob] = []
             while jobs := self.queue():
                 running = [job for job in jobs if job.has_started and self.leftovers == "wait"]
-                slurm.cancel([job.number for job in jobs if job not in running])
+                slurm.cancel([job for job in jobs if job not in running])
                 if running != told:
                     listed = "".join(f"\n    {job}" for job in running)
                     log.info("waits for %d job(s) of an earlier run:%s", len(running), listed)
@@ -145,16 +146,12 @@ class Controller(Checkpointable):
                 )
                 self._process.kill()  # at once, so that it cannot cancel jobs
                 self._process.wait()
+                self._process = None
                 return None
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start Snakemake, with its output in the log."""
-        # A job's own SLURM_* would be taken for orders by the jobs that are submitted from it.
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
-        }
+        env = {name: value for name, value in os.environ.items() if not slurm.is_of_a_job(name)}
         env.pop("CUDA_VISIBLE_DEVICES", None)
         if self.gpus is not None:
             env["CUDA_VISIBLE_DEVICES"] = self.gpus

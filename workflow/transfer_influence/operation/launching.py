@@ -1,5 +1,6 @@
 """Start a study's controller so that it outlives this terminal; look at it, follow it, stop it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from transfer_influence.operation.presence import Role, claims_on
 
 Cluster = Literal["slurm", "local"]
 POLL = 1.0  # seconds between two looks at a log
+ASK = 30.0  # seconds between two questions to SLURM about a controller that is followed
 YEAR = 365 * 24 * 60  # minutes
 SIGNAL_BEFORE = 120  # seconds before its time limit at which a controller is told to stop
 
@@ -89,7 +91,7 @@ def start(controller: Controller, place: Place) -> str:
             executor.update_parameters(
                 job_name=slurm.controller_name(controller.study),
                 time=place.minutes,
-                mem=f"{place.memory_gb:g}GB",
+                mem=f"{round(place.memory_gb * 1024)}MB",
                 cpus_per_task=1,
                 signal_delay_s=SIGNAL_BEFORE,
                 stderr_to_stdout=True,
@@ -156,13 +158,10 @@ def queue(controller: Controller) -> list[slurm.QueuedJob]:
     """
     if not controller.asks_slurm:
         return []
-    study, folder = controller.study, controller.folder
     try:
-        return slurm.controller_jobs(study, folder) + slurm.training_jobs(study, folder)
+        return slurm.study_jobs(controller.study, controller.folder)
     except (subprocess.SubprocessError, OSError) as error:
-        raise UserError(
-            f"SLURM does not answer ({error}); try again, or say --cluster local."
-        ) from None
+        raise UserError(f"SLURM does not answer ({error}); try again later.") from None
 
 
 def status(controller: Controller) -> Iterator[str]:
@@ -183,16 +182,20 @@ def cancel(controller: Controller) -> Iterator[str]:
     Raises:
         UserError: SLURM does not answer; the controller is on another machine, out of reach.
     """
-    # In rounds, as Snakemake may submit more until its own end.
-    while jobs := queue(controller):
-        slurm.cancel([job.number for job in jobs])
-        yield from (f"cancelled {job}" for job in jobs)
-        time.sleep(POLL)
-    for role, owner in running(controller.results).items():
+    jobs = queue(controller)
+    in_slurm = any(job.name == slurm.controller_name(controller.study) for job in jobs)
+    for role, owner in {} if in_slurm else running(controller.results).items():
         if owner.is_dead() is None:
             raise UserError(f"the {role} is {owner}; call scripts/launch.py --cancel there.")
         kill_tree(owner.process)
         yield f"stopped the {role}, {owner}"
+    told: set[str] = set()
+    # In rounds, as a controller in SLURM may submit jobs until its own end.
+    while jobs := queue(controller):
+        slurm.cancel(jobs)
+        yield from (f"cancelled {job}" for job in jobs if job.number not in told)
+        told |= {job.number for job in jobs}
+        time.sleep(POLL)
 
 
 def kill_tree(process: int) -> None:
@@ -208,9 +211,14 @@ def kill_tree(process: int) -> None:
 
 
 def is_controlled(controller: Controller) -> bool:
-    """Tell whether a study has a controller, waiting or at work."""
-    controllers = any(job.work == slurm.CONTROLLER for job in queue(controller))
-    return controllers or "controller" in running(controller.results)
+    """Tell whether a study has a controller, waiting or at work.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    name = slurm.controller_name(controller.study)
+    waiting = any(job.name == name for job in queue(controller))
+    return waiting or "controller" in running(controller.results)
 
 
 def follow(controller: Controller, told: int) -> None:
@@ -221,9 +229,12 @@ def follow(controller: Controller, told: int) -> None:
         told: bytes of the log to skip.
     """
     path = log_of(controller.results)
-    over = False
+    asked, over = -ASK, False
     while not over:
-        over = not is_controlled(controller)  # before the last look
+        if time.monotonic() - asked > (ASK if controller.asks_slurm else POLL):
+            with contextlib.suppress(UserError):  # no answer is no end
+                over = not is_controlled(controller)  # before the last look at the log
+            asked = time.monotonic()
         if path.exists():
             with path.open("rb") as log:
                 log.seek(told)

@@ -1,6 +1,8 @@
 """The jobs of a study in SLURM's queue."""
 
+import contextlib
 import getpass
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from pathlib import Path
 
 SEPARATOR = "\x1f"  # in no name, folder or comment
 CONTROLLER = "controller"  # what a controller's job does, in its comment
-FORMAT = SEPARATOR.join(("%i", "%T", "%j", "%Z", "%k"))  # number, state, name, folder, comment
+# Number, state, name, folder, why it waits, comment.
+FORMAT = SEPARATOR.join(("%i", "%T", "%j", "%Z", "%r", "%k"))
 NAME_LENGTH = 50  # of a job-name prefix, at most, by Snakemake's SLURM plugin
 
 
@@ -24,14 +27,25 @@ def controller_name(study: str) -> str:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job in SLURM's queue: its number, its state in SLURM's words, and what it does."""
+    """A job in SLURM's queue.
+
+    Attributes:
+        number: of the job.
+        state: in SLURM's words.
+        name: of the job.
+        reason: why it waits, in SLURM's words; "None" if it does not.
+        work: what it does.
+    """
 
     number: str
     state: str
+    name: str
+    reason: str
     work: str
 
     def __str__(self) -> str:
-        return f"{self.number} {self.state} {self.work}"
+        reason = "" if self.reason == "None" else f" ({self.reason})"
+        return f"{self.number} {self.state}{reason} {self.work}"
 
     @property
     def has_started(self) -> bool:
@@ -45,22 +59,18 @@ def training_jobs(study: str, folder: Path) -> list[QueuedJob]:
     Raises:
         CalledProcessError: SLURM does not answer.
     """
-    # With the UUID, as another study's name may begin with this one's.
-    uuid = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    return queued_jobs(f"{re.escape(name_prefix(study))}_{uuid}", folder)
+    return [job for job in study_jobs(study, folder) if job.name != controller_name(study)]
 
 
-def controller_jobs(study: str, folder: Path) -> list[QueuedJob]:
-    """Return the controllers of a study that were started in `folder` and are not over.
+def study_jobs(study: str, folder: Path) -> list[QueuedJob]:
+    """Return the training jobs and the controllers of a study that are not over.
 
     Raises:
         CalledProcessError: SLURM does not answer.
     """
-    return queued_jobs(re.escape(controller_name(study)), folder)
-
-
-def queued_jobs(name: str, folder: Path) -> list[QueuedJob]:
-    """Return this user's jobs in the queue whose name matches, and that run in `folder`."""
+    # With the UUID, as another study's name may begin with this one's.
+    uuid = r"_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    name = re.compile(re.escape(name_prefix(study)) + rf"({uuid}|-{CONTROLLER})")
     listed = subprocess.run(
         ["squeue", "--noheader", "--user", getpass.getuser(), "--format", FORMAT],
         capture_output=True,
@@ -70,13 +80,28 @@ def queued_jobs(name: str, folder: Path) -> list[QueuedJob]:
     ).stdout
     rows = [line.split(SEPARATOR) for line in listed.splitlines()]
     return [
-        QueuedJob(number, state, work.replace("_wildcards_", " "))
-        for number, state, called, where, work in rows
-        if re.fullmatch(name, called) and Path(where).resolve() == folder.resolve()
+        QueuedJob(number, state, called, reason, work.replace("_wildcards_", " "))
+        for number, state, called, where, reason, work in (row for row in rows if len(row) == 6)
+        if name.fullmatch(called) and Path(where).resolve() == folder.resolve()
     ]
 
 
-def cancel(numbers: list[str]) -> None:
-    """Cancel jobs; those that are over are no error."""
-    if numbers:
-        subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=60)
+def cancel(jobs: list[QueuedJob]) -> None:
+    """Cancel jobs; those that are over are no error, and a SLURM that does not answer neither."""
+    if jobs:
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            numbers = [job.number for job in jobs]
+            subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=60)
+
+
+def is_of_a_job(variable: str) -> bool:
+    """Tell whether an environment variable describes the SLURM job that this process is in.
+
+    The jobs that are submitted from it would take that for orders.
+    """
+    kept = ("SLURM_CONF", "SLURM_JWT")  # they lead to the cluster
+    return (
+        "SLURM_JOB_ID" in os.environ
+        and variable.startswith(("SLURM_", "SBATCH_", "SRUN_"))
+        and variable not in kept
+    )
