@@ -136,11 +136,14 @@ def test_a_claim_is_another_s_until_it_is_given_back(claimers, tmp_path):
     claims = Claims(tmp_path)
     claimers[0].ask("3")
     assert claimers[0].answer()
+    claimers[1].ask("33")
+    assert claimers[1].answer()
     assert not takes(claims, "3")
-    assert takes(claims, "33")
     assert takes(claims, "4")
     claimers[0].give_back()
     assert takes(claims, "3")
+    assert names(tmp_path) == ["33.claim-000000"]
+    claimers[1].give_back()
     assert names(tmp_path) == []
 
 

@@ -246,12 +246,15 @@ def test_other_settings_and_other_shards_find_nothing(tmp_path, output, digest):
     assert not PartialShard([tmp_path / output], digest).has(2)
 
 
-def test_weights_without_a_row_are_no_finished_model(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("module", "writer"), [(pq, "write_table"), (partial, "save_file")])
+def test_a_model_of_which_only_a_part_was_kept_is_not_finished(
+    tmp_path, monkeypatch, module, writer
+):
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     shard = PartialShard([tmp_path / "s.parquet"], "aa")
-    monkeypatch.setattr(pq, "write_table", killed)
+    monkeypatch.setattr(module, writer, killed)
     with pytest.raises(KeyboardInterrupt):
         shard.save(2, row(2), state(2))
     assert not shard.has(2)
@@ -293,6 +296,22 @@ def test_a_model_is_finished_even_while_another_job_ends_the_shard(tmp_path, mon
 
     monkeypatch.setattr(shard, "_is_whole", look_and_lag)
     assert shard.has(0)
+
+
+def test_outputs_that_another_job_writes_meanwhile_are_not_written_again(tmp_path, monkeypatch):
+    shard = PartialShard(outputs(tmp_path), DIGEST)
+    shard.save(0, row(0), state(0))
+    look = shard._is_whole
+
+    def look_and_lag() -> bool:
+        found = look()
+        make(tmp_path, [0], train=never)
+        return found
+
+    monkeypatch.setattr(partial, "POLL", 0.02)
+    monkeypatch.setattr(shard, "_is_whole", look_and_lag)
+    shard.finish(lambda *_: never(-1))
+    assert pq.read_table(outputs(tmp_path)[1])["model"].to_pylist() == [0]
 
 
 def test_a_job_that_fails_in_a_model_gives_it_back(tmp_path):

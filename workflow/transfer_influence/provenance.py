@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 SILENT = [
     PACKAGE / f"{name}.py"
     for name in (
-        *("claims", "errors", "files", "job", "progress", "provenance"),
+        *("claims", "errors", "files", "job", "locks", "progress", "provenance"),
         *("datasets/staging", "outcomes/partial"),
     )
 ]
