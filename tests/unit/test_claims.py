@@ -215,22 +215,21 @@ def test_a_claim_that_was_killed_before_it_was_written_is_succeeded_after_patien
     assert time.monotonic() - started > 0.2
 
 
-def test_a_job_that_slurm_started_on_another_machine_is_succeeded_at_once(tmp_path, monkeypatch):
+def test_a_job_that_slurm_started_on_another_machine_waits_for_its_first_life(
+    tmp_path, monkeypatch
+):
+    # A node that SLURM has lost may train on.
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     write_claim(tmp_path, elsewhere(job="17"))
-    assert takes(Claims(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"), [("18", "17"), (None, "17"), ("17", None), (None, None)]
-)
-def test_another_job_is_not(tmp_path, monkeypatch, theirs, ours):
-    if ours:
-        monkeypatch.setenv("SLURM_JOB_ID", ours)
-    else:
-        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    write_claim(tmp_path, elsewhere(job=theirs))
     assert not takes(Claims(tmp_path))
+
+
+def test_time_in_which_nobody_looked_does_not_count(tmp_path):
+    write_claim(tmp_path, elsewhere())
+    claims = Claims(tmp_path, heartbeat=0.05, patience=0.2)
+    assert not takes(claims)
+    time.sleep(0.4)  # as if stopped, or without its file server
+    assert not takes(claims)
 
 
 def test_processes_of_one_slurm_job_on_one_machine_keep_their_claims(

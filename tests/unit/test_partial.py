@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer_influence.claims import Owner
+from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.outcomes import partial
 from transfer_influence.outcomes.partial import PartialShard
@@ -376,14 +377,18 @@ def test_outputs_may_be_deleted_while_they_are_written(tmp_path):
     assert outputs(tmp_path)[0].exists()
 
 
-def test_outputs_of_other_settings_are_replaced(tmp_path):
-    make(tmp_path, [0, 1])
-    before = contents(tmp_path)
+def test_outputs_that_a_job_of_other_settings_wrote_meanwhile_are_refused(tmp_path):
+    def write_others() -> None:
+        for output in outputs(tmp_path):
+            output.write_bytes(b"others")
+
+    with pytest.raises(UserError, match="another job wrote it meanwhile, with other settings;"):
+        make(tmp_path, [0, 1], written=write_others)
     for output in outputs(tmp_path):
-        output.unlink()
-        output.write_bytes(b"made with other settings, before those were taken back")
+        assert output.read_bytes() == b"others"
+        output.unlink()  # as Snakemake does
     make(tmp_path, [0, 1], train=never)
-    assert contents(tmp_path) == before
+    assert pq.read_table(outputs(tmp_path)[1])["model"].to_pylist() == [0, 1]
 
 
 def flip(path: Path) -> None:

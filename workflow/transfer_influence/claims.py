@@ -8,7 +8,7 @@ the dead owner one succeeds it, without a file that could be removed or renamed 
 feet.
 
 An owner on this machine is dead when its process is. For an owner elsewhere, clocks are not
-compared: it is dead when its heartbeat has not moved for `PATIENCE` seconds of our own clock.
+compared: it is dead when its heartbeat has not moved for `PATIENCE` seconds in which we watched it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transfer_influence.files import disk_full_named
+from transfer_influence.files import LITTER_AGE, disk_full_named
 
 HEARTBEAT = 15.0  # seconds
 PATIENCE = 150.0  # seconds; network file systems show a touch of a file up to 60 s late
@@ -66,9 +66,6 @@ class Owner:
         this = Owner.this()
         if self.machine == this.machine:
             return _start(self.process) != self.started
-        # A job that SLURM has put on another machine no longer runs on the one before.
-        if self.job is not None and self.job == this.job:
-            return True
         return None
 
 
@@ -81,6 +78,15 @@ def _start(process: int) -> int | None:
     # The name in brackets may hold anything; state is the field after it, start the 20th.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of another's claim: its heartbeat, for how long unmoved, and when last."""
+
+    heartbeat: int  # ns
+    still: float  # s
+    looked: float  # s
 
 
 class Claims:
@@ -98,8 +104,7 @@ class Claims:
         self._folder = folder
         self._heartbeat = heartbeat
         self._patience = patience
-        # For each claim of another: its last heartbeat, and when we first saw that one.
-        self._seen: dict[Path, tuple[int, float]] = {}
+        self._seen: dict[Path, _Seen] = {}
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
@@ -134,7 +139,7 @@ class Claims:
 
     def shows_life(self, name: str) -> bool:
         """Wait until it is sure whether the holder of a claim is alive, at most `patience`."""
-        first = None
+        first = True
         while newest := self._newest(name):
             path = newest[1]
             if self._is_abandoned(path):
@@ -142,16 +147,21 @@ class Claims:
             owner = _read(path)
             if owner is not None and owner.is_dead() is False:
                 return True
-            beat = path, self._seen[path][0]
-            if first not in (None, beat):
+            if not first and self._seen[path].still == 0.0:
                 return True
-            first = beat
+            first = False
             time.sleep(min(1.0, self._heartbeat))
         return False
 
     def any_held(self) -> bool:
-        """Tell whether somebody who is not known to be dead holds any claim in the folder."""
-        return any(not self._is_abandoned(path) for path in self._folder.glob("*.claim-*"))
+        """Tell whether somebody seems to be at work in the folder.
+
+        Nobody waits for this answer: an owner elsewhere counts for a day after its last heartbeat.
+        """
+        return any(
+            not self._is_abandoned(path) and time.time() - path.stat().st_mtime < LITTER_AGE
+            for path in self._folder.glob("*.claim-*")
+        )
 
     def _take(self, name: str) -> Path | None:
         newest = self._newest(name)
@@ -190,11 +200,15 @@ class Claims:
             heartbeat = path.stat().st_mtime_ns
         except OSError:
             heartbeat = 0  # given back just now, or out of reach; the next look sees more
-        last, since = self._seen.get(path, (None, 0.0))
-        if last != heartbeat:
-            self._seen[path] = heartbeat, time.monotonic()
-            return False
-        return time.monotonic() - since > self._patience
+        now = time.monotonic()
+        seen = self._seen.get(path)
+        still = 0.0
+        if seen is not None and seen.heartbeat == heartbeat:
+            # Time in which we did not look, as we were stopped or the file server was away, does
+            # not count: the owner may have fared alike.
+            still = seen.still + min(now - seen.looked, 2 * self._heartbeat)
+        self._seen[path] = _Seen(heartbeat, still, now)
+        return still > self._patience
 
     def _beat(self, path: Path, stop: threading.Event) -> None:
         while not stop.wait(self._heartbeat):

@@ -85,7 +85,7 @@ def make(data: Path, copy: Path) -> None:
     try:
         shutil.copytree(data, _half(copy))
         _half(copy).rename(copy)
-    except OSError:
+    except BaseException:  # killed as well: a copy may be many GB
         shutil.rmtree(_half(copy), ignore_errors=True)
         raise
     log.info("%s: %.2f GB copied in %.1f s", copy, size / 1e9, time.monotonic() - started)

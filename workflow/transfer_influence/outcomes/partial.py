@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer_influence.claims import Claims
+from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.progress import progress
 
@@ -110,6 +111,9 @@ class PartialShard:
 
         Args:
             write: writes them to the paths it is called with, one for each output.
+
+        Raises:
+            UserError: a job with other settings has written the outputs meanwhile.
         """
         while not self._is_whole():
             with self._claims.claimed("outputs") as ours:
@@ -162,12 +166,20 @@ class PartialShard:
                 recorded = None
             if self._digests() != recorded:
                 log.warning("%s: damaged since it was written; made anew", self._outputs[-1])
+                for output in self._outputs:
+                    if output.exists() and _same(output, self._kept(output)):
+                        output.unlink()
                 self._record.unlink()
 
     def _put_in_place(self) -> None:
         for output in self._outputs:
             kept = self._kept(output)
-            if not (output.exists() and _same(output, kept)):
+            if output.exists() and not _same(output, kept):
+                raise UserError(
+                    f"{output}: another job wrote it meanwhile, with other settings; delete it and "
+                    f"run again."
+                )
+            if not output.exists():
                 with atomic(output) as temporary:
                     _link(kept, temporary)
                     os.utime(temporary)  # younger than the inputs, whatever became of these since
@@ -179,10 +191,7 @@ class PartialShard:
         for folder in self._folder.parent.glob(f"{self._shard}-*"):
             # Another shard's name may begin with this one's, but digests hold no dash.
             same = folder.name.rpartition("-")[0] == self._shard
-            busy = any(
-                map(Claims(folder).is_held, {path.stem for path in folder.glob("*.claim-*")})
-            )
-            if same and not busy:
+            if same and not Claims(folder).any_held():
                 shutil.rmtree(folder, ignore_errors=True)
         # Other jobs may be at work beside this one.
         with contextlib.suppress(OSError):
@@ -216,7 +225,11 @@ def _link(path: Path, other: Path) -> None:
 
 
 def _same(path: Path, other: Path) -> bool:
-    return path.samefile(other) or _sha256(path) == _sha256(other)
+    """Tell whether two files are the same; true if the first is being deleted at this moment."""
+    try:
+        return path.samefile(other) or _sha256(path) == _sha256(other)
+    except FileNotFoundError:
+        return True
 
 
 def _sha256(path: Path) -> str:

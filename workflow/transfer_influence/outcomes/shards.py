@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.datasets.staging import staged
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
-from transfer_influence.job import JobOptions, all_devices
+from transfer_influence.job import JobOptions, all_devices, visible_gpus
 from transfer_influence.models.building import (
     build_model,
     freeze_for,
@@ -47,8 +48,16 @@ def best_device() -> torch.device:
 
     One thread, since sums in another order differ in their last bits: more cores run more jobs,
     and change no result.
+
+    Raises:
+        UserError: the job was given a GPU that does not work.
     """
     torch.set_num_threads(1)
+    if torch.version.cuda and visible_gpus() and not torch.cuda.is_available():
+        raise UserError(
+            f"GPU {os.getenv('CUDA_VISIBLE_DEVICES')} of {socket.gethostname()} cannot be used; "
+            f"see nvidia-smi there, or exclude that machine."
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     number = f", GPU {os.getenv('CUDA_VISIBLE_DEVICES', '0')}" if device.type == "cuda" else ""
     log.info("computes on %s%s", device_name(device), number)
