@@ -31,7 +31,7 @@ def main() -> None:
     try:
         study = check_study(read_yaml(arguments.study), str(arguments.study))
         cluster = arguments.cluster or launching.this_cluster()
-        profile = arguments.profile or CHECKOUT / "profiles" / cluster
+        profile = (arguments.profile or CHECKOUT / "profiles" / cluster).resolve()
         settings = launching.read_profile(profile)
         controller = Controller(
             snakemake=[
