@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.study import Study, check_study
+from transfer_influence.errors import UserError
 from transfer_influence.operation.census import census
 from transfer_influence.operation.printing import progress_table
-from transfer_influence.progress import command_line
 
 
 def main() -> None:
     arguments = parser().parse_args()
-    with command_line("progress"):
+    try:
         study = check_study(read_yaml(arguments.study), str(arguments.study))
         is_done = show(study)
         while arguments.follow and not is_done:
@@ -23,6 +23,10 @@ def main() -> None:
             if sys.stdout.isatty():
                 print("\033[H\033[2J", end="")  # go to the top of an empty screen
             is_done = show(study)
+    except UserError as error:
+        sys.exit(f"progress.py: {error}")
+    except KeyboardInterrupt:  # how one stops to follow
+        sys.exit(130)
 
 
 def show(study: Study) -> bool:

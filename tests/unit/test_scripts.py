@@ -89,3 +89,12 @@ def test_a_mistake_is_one_line_and_status_1(script, arguments, sentence, tmp_pat
     start, line = found.stderr.splitlines()
     assert f" INFO {script.removesuffix('.py')} starts: process " in start
     assert line.endswith(f" ERROR {sentence}")
+
+
+def test_a_program_that_people_watch_says_a_mistake_and_nothing_else():
+    found = run("progress.py", "no.yaml")
+    assert found.returncode == 1
+    assert (found.stdout, found.stderr) == (
+        "",
+        "progress.py: no.yaml: no such file; check the path.\n",
+    )

@@ -26,6 +26,7 @@ def progress_of(project, *arguments: str) -> list[list[str]]:
         check=False,
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
     return [line.split() for line in run.stdout.splitlines()]
 
 
