@@ -96,9 +96,10 @@ removals = {
 
 
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.
-job_options = f"--failed-models {study.failed_models}"
-if study.scratch:
-    job_options += f" --scratch {quote(study.scratch)}"
+os.environ.update(
+    TRANSFER_INFLUENCE_FAILED_MODELS=study.failed_models,
+    TRANSFER_INFLUENCE_SCRATCH=study.scratch or "",
+)
 
 
 wildcard_constraints:

@@ -36,7 +36,7 @@ rule counterfactual_source:
         " counterfactual_source.py --settings {params.settings:q} {params.ranking}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
-        " --processes {resources.processes} {job_options} 2>> {log:q}"
+        " --processes {resources.processes} 2>> {log:q}"
 
 
 rule counterfactual_transfer:
@@ -73,7 +73,7 @@ rule counterfactual_transfer:
         " transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
-        " --processes {resources.processes} {job_options} 2>> {log:q}"
+        " --processes {resources.processes} 2>> {log:q}"
 
 
 rule summarize_counterfactual:

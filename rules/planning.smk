@@ -33,14 +33,13 @@ rule calibrate_sources:
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
         settings=source_stage(study).model_dump_json(),
-        options=job_options,
         code=code("calibrate.py"),
     message:
         "Measure what a source model costs"
     shell:
         "calibrate.py --settings {params.settings:q} --data {params.data:q}"
         " --output {output.calibration:q} --code {params.code} --workers {threads}"
-        " --gpus {resources.gpu} {params.options} 2>> {log:q}"
+        " --gpus {resources.gpu} 2>> {log:q}"
 
 
 rule calibrate_transfer:
@@ -66,14 +65,13 @@ rule calibrate_transfer:
         settings=lambda wildcards: transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
-        options=job_options,
         code=code("calibrate.py"),
     message:
         "Measure what a transfer to {wildcards.target}, {wildcards.mode}, costs"
     shell:
         "calibrate.py --settings {params.settings:q} --data {params.data:q}"
         " --output {output.calibration:q} --code {params.code} --workers {threads}"
-        " --gpus {resources.gpu} {params.options} 2>> {log:q}"
+        " --gpus {resources.gpu} 2>> {log:q}"
 
 
 # Makes no file: it prints, as often as it is asked to.

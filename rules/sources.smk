@@ -32,4 +32,4 @@ rule train_sources:
         " train_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
         " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
-        " --processes {resources.processes} {job_options} 2>> {log:q}"
+        " --processes {resources.processes} 2>> {log:q}"

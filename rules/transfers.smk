@@ -35,4 +35,4 @@ rule transfer:
         " transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
-        " --processes {resources.processes} {job_options} 2>> {log:q}"
+        " --processes {resources.processes} 2>> {log:q}"

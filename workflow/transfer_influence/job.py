@@ -70,12 +70,15 @@ class JobOptions:
             help="threads that decode images (default: %(default)s)",
         )
         group.add_argument(
-            "--scratch", help="folder on a disk of this machine to copy the images to"
+            "--scratch",
+            default=os.getenv("TRANSFER_INFLUENCE_SCRATCH") or None,
+            help="folder on a disk of this machine to copy the images to (default: "
+            "$TRANSFER_INFLUENCE_SCRATCH, which is the study's in the workflow)",
         )
         group.add_argument(
             "--failed-models",
             choices=get_args(FailedModels),
-            default="stop",
+            default=os.getenv("TRANSFER_INFLUENCE_FAILED_MODELS", "stop"),
             help="what to do when a loss is not finite, twice (default: %(default)s)",
         )
 
