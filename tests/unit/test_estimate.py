@@ -295,7 +295,7 @@ def test_the_table_adds_up_gpu_and_cpu_hours_apart(study):
     rows = {line[0]: line[1:] for line in lines if line}
     # 3 jobs of 20 s and four models of 1 s, 62 steps of 0.5 s, and 4 s
     assert rows["train_sources"][:6] == ["3", "12", "0.137", "3", "12", "0.137"]
-    assert rows["train_sources"][6:] == ["GPU", "calibration", "on", "Some", "GPU"]
+    assert rows["train_sources"][6:] == ["3", "min", "GPU", "calibration", "on", "Some", "GPU"]
     assert rows["plot_dataset"] == ["3", "–", "3", "–", "CPU"]
     assert rows["summarize"][0] == "3"
     (gpu,) = [line for line in lines if line[:3] == ["all", "on", "GPU"]]

@@ -51,7 +51,7 @@ def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int])
     """
     rules = by_rule(plans)
     names = ("jobs", "models", "hours")
-    jobs = [("rule", *names, *(f"{name} left" for name in names), "on", "known from")]
+    jobs = [("rule", *names, *(f"{name} left" for name in names), "a job", "on", "known from")]
     jobs += [_jobs(rule, of_rule) for rule, of_rule in rules.items()]
     for unit in sorted({plan.unit for plan in plans}, reverse=True):
         jobs.append(_jobs(f"all on {unit}", [plan for plan in plans if plan.unit == unit]))
@@ -68,7 +68,7 @@ def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int])
     files += [(each.files, size(each.whole), size(each.left)) for each in [*sizes, total]]
     return "\n\n".join(
         [
-            columns(jobs, right=set(range(1, 7))),
+            columns(jobs, right=set(range(1, 8))),
             columns(times, right={0, 1, 2}),
             columns(files, right={1, 2}),
         ]
@@ -136,14 +136,16 @@ def _jobs(name: str, plans: Sequence[StagePlan]) -> tuple[str, ...]:
     models = sum(plan.models for plan in plans)
     left = sum(plan.models_left for plan in plans)
     known = [plan.cost for plan in plans if plan.cost]
+    seconds = np.concatenate([plan.seconds for plan in plans])
     return (
         name,
         f"{sum(len(plan.group.jobs) for plan in plans):,}",
         f"{models:,}" if models else "",
-        _hours(sum(plan.seconds.sum() for plan in plans)) if known else NOTHING,
+        _hours(seconds.sum()) if known else NOTHING,
         f"{sum(plan.jobs_left for plan in plans):,}",
         f"{left:,}" if models else "",
         _hours(sum(plan.seconds_left.sum() for plan in plans)) if known else NOTHING,
+        duration(seconds.mean()) if known else "",
         plans[0].unit,
         _sources(known),
     )
