@@ -52,6 +52,7 @@ from transfer_influence.datasets.beton import decode_all, share_of_cpus
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.datasets.loaders import Batch, Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model, place
 from transfer_influence.outcomes.shards import best_device, device_name, train_sources
 from transfer_influence.provenance import Origin
@@ -364,20 +365,23 @@ def train_shard(
 ) -> None:
     """Train one model to warm up, wait for the other processes, then train `models` models."""
     os.sched_setaffinity(0, cpus)
-    classes = len(read_sidecar(data / "dataset.json").classes)
+    classes = read_sidecar(data / "dataset.json").classes
     with tempfile.TemporaryDirectory() as name:
 
         def shard(first: int, size: int) -> Path:
             table = Path(name, f"{first}.parquet")
             train_sources(
                 models=source_models(stage, range(first, first + size), classes),
+                unit="class",
                 data=data,
                 architecture=stage.architecture,
                 recipe=stage.recipe,
                 weights=Path(name, f"{first}.safetensors"),
                 table=table,
                 origin=Origin({}, {}, "benchmark"),
-                workers=len(cpus),
+                options=JobOptions(
+                    gpus=0, processes=1, workers=len(cpus), scratch=None, failed_models="stop"
+                ),
             )
             return table
 

@@ -19,16 +19,18 @@ from transfer_influence.config.dataset import describe_dataset
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
     InfluenceStage,
+    import_stage,
     removal_stage,
     source_stage,
     transfer_stage,
 )
-from transfer_influence.config.study import check_classes, check_study
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.config.study import check_study, check_units, shard_models
+from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.errors import UserError
 from transfer_influence.operation.presence import at_work
 from transfer_influence.operation.slurm import name_prefix
 from transfer_influence.provenance import code_digest
+from transfer_influence.subsets import listed_mask, open_masks
 
 # Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
 programs = [str(checkout / "scripts"), str(Path(sys.executable).parent)]
@@ -63,7 +65,7 @@ def checked_study():
         study = check_study(config, str(study_files[-1]))
         for name in study.datasets:
             description_of(name)
-        check_size(study)
+        check_source(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import
 
@@ -73,17 +75,45 @@ def checked_study():
     return study
 
 
-def check_size(study):
-    """Check the study against its source data set, if that has been converted before."""
-    path = study.results / study.study / "data" / study.source.dataset / "dataset.json"
+def check_source(study):
+    """Check the study against its checkpoints, and its source data set if that is converted."""
+    source = study.source
+    if source.checkpoints:
+        check_bank(study)
+    if source.subset.listed and not source.subset.listed.is_file():
+        raise UserError(f"source.subset: no file {source.subset.listed}; correct the path.")
+    folder = study.results / study.study / "data" / source.dataset
     try:
-        classes = len(read_sidecar(path).classes)
+        units = read_sidecar(folder / "dataset.json").units(source.subset.unit)
     except UserError:
         return  # not there, or to be converted again: conversion checks
     try:
-        check_classes(study.source.dataset, classes, study.least_classes)
+        check_units(source.dataset, source.subset.unit, units, study.least_units)
+        if source.subset.listed:
+            listed_mask(source.subset, unit_names(folder, source.subset.unit))
+        if source.masks:
+            open_masks(source.masks, study.models, units)
     except UserError as error:
-        raise UserError(f"{error} If the data set itself has changed, delete {path}.") from None
+        changed = f"If the data set itself has changed, delete {folder / 'dataset.json'}."
+        raise UserError(f"{error} {changed}") from None
+
+
+def check_bank(study):
+    """Check that masks and checkpoints of the models that are still to be read are there."""
+    source = study.source
+    open_masks(source.masks, study.models)
+    read = [
+        model
+        for shard in study.shards
+        if (study.results / study.study / "sources" / f"{shard}.parquet").exists()
+        for model in shard_models(shard)
+    ]
+    for model in sorted(set(range(study.models)) - set(read)):
+        if not source.checkpoint(model).exists():
+            raise UserError(
+                f"source.checkpoints: no file {source.checkpoint(model)} for model {model} of "
+                f"{study.models}; correct the path, or lower `models`."
+            )
 
 
 study = checked_study()
@@ -179,11 +209,12 @@ def report_parts():
     parts = expand(f"{results}/report/datasets/{{dataset}}.svg", dataset=study.datasets)
     parts += [f"{results}/report/accuracies.svg", f"{results}/report/rulegraph.svg"]
     for target, mode in study.transfers:
-        parts.append(f"{results}/report/{target}/{mode}/influences.svg")
-        parts += expand(
-            f"{results}/influences/{target}/{mode}/{{estimator}}.parquet",
-            estimator=study.influence.estimators,
-        )
+        if study.estimates:
+            parts.append(f"{results}/report/{target}/{mode}/influences.svg")
+            parts += expand(
+                f"{results}/influences/{target}/{mode}/{{estimator}}.parquet",
+                estimator=study.influence.estimators,
+            )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")
     return parts

@@ -22,8 +22,10 @@ rule convert_dataset:
         runtime=240,
         # Resources, as neither paths nor what the study needs should convert a data set again.
         folders=" ".join(quote(str(folder)) for folder in dataset_folders),
-        least_classes=lambda wildcards: (
-            study.least_classes if wildcards.dataset == study.source.dataset else 2
+        needs=lambda wildcards: (
+            f"--unit {study.source.subset.unit} --least {study.least_units}"
+            if wildcards.dataset == study.source.dataset
+            else "--least 2"
         ),
     params:
         output=lambda wildcards, output: str(Path(output.sidecar).parent),
@@ -33,4 +35,4 @@ rule convert_dataset:
         "Convert the images of {wildcards.dataset}"
     shell:
         "convert_dataset.py --dataset {wildcards.dataset} --datasets-folder {resources.folders}"
-        " --least-classes {resources.least_classes} --output {params.output:q} 2>> {log:q}"
+        " {resources.needs} --output {params.output:q} 2>> {log:q}"

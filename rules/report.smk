@@ -173,8 +173,9 @@ rule draw_rulegraph:
         snakefile=workflow.main_snakefile,
         study=" ".join(quote(str(path)) for path in workflow.configfiles),
     params:
-        # The rules that a study needs depend on this alone.
-        counterfactuals=f"counterfactuals:{study.counterfactuals is not None}",
+        # The rules that a study needs depend on these alone.
+        rules=f"counterfactuals:{study.counterfactuals is not None}"
+        f" influences:{study.estimates} checkpoints:{study.source.checkpoints is not None}",
     message:
         "Draw the rule graph"
     shell:

@@ -3,7 +3,9 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from transfer_influence.config.study import Unit
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.progress import command_line
 
@@ -26,11 +28,17 @@ def main() -> None:
         "--output", required=True, type=Path, metavar="DIR", help="folder to write to"
     )
     parser.add_argument(
-        "--least-classes",
+        "--unit",
+        choices=get_args(Unit),
+        default="class",
+        help="what the study judges (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--least",
         type=int,
         default=2,
         metavar="N",
-        help="number of classes that the study needs at least",
+        help="number of those that the study needs at least (default: %(default)s)",
     )
     arguments = parser.parse_args()
     with command_line("convert_dataset"):
@@ -38,7 +46,8 @@ def main() -> None:
             arguments.dataset,
             arguments.datasets_folder,
             arguments.output,
-            arguments.least_classes,
+            arguments.unit,
+            arguments.least,
         )
 
 

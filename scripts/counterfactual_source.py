@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train source models with the most helpful, most harmful or random classes removed."""
+"""Train source models with the most helpful, most harmful or random units removed."""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,8 @@ def main() -> None:
         ranking = file_digest(arguments.ranking) if arguments.ranking else "none"
         inputs = {"data": data.digest, "ranking": ranking}
         train_sources(
-            models=retrained_models(stage, arguments.ranking, len(data.classes)),
+            models=retrained_models(stage, arguments.ranking, data.units(stage.unit)),
+            unit=stage.unit,
             data=arguments.data,
             architecture=stage.architecture,
             recipe=stage.recipe,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a shard of source models, each on its own random subset of the source classes."""
+"""Train a shard of source models, each on its own subset of the source classes or examples."""
 
 import argparse
 from pathlib import Path
@@ -7,11 +7,11 @@ from pathlib import Path
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import shard_models
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.subsets import source_models
 
 
@@ -19,10 +19,13 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("train_sources"):
         stage = parse(SourceStage, arguments.settings)
-        data = read_sidecar(arguments.data / "dataset.json")
-        inputs = {"data": data.digest}
+        unit, listed = stage.subset.unit, stage.subset.listed
+        inputs = {"data": read_sidecar(arguments.data / "dataset.json").digest}
+        if listed:
+            inputs["listed"] = file_digest(listed)
         train_sources(
-            models=source_models(stage, arguments.shard, len(data.classes)),
+            models=source_models(stage, arguments.shard, unit_names(arguments.data, unit)),
+            unit=unit,
             data=arguments.data,
             architecture=stage.architecture,
             recipe=stage.recipe,

@@ -61,7 +61,8 @@ def test_a_source_models_weights_take_what_they_take_in_a_real_shard(planted, tm
     found = calibrated(stage, planted, tmp_path)
     weights, table = tmp_path / "s.safetensors", tmp_path / "s.parquet"
     train_sources(
-        source_models(stage, range(models), CLASSES),
+        source_models(stage, range(models), list(map(str, range(CLASSES)))),
+        "class",
         *(planted, stage.architecture, stage.recipe, weights, table),
         Origin({}, {}, ""),
         ALONE,

@@ -29,8 +29,8 @@ from transfer_influence.config.stages import (
 from transfer_influence.config.study import (
     Removal,
     Study,
-    check_classes,
     check_study,
+    check_units,
     shard_models,
     shard_name,
 )
@@ -50,6 +50,12 @@ def study_values() -> dict[str, Any]:
         },
         "counterfactuals": {"counts": [0, 3, 6]},
     }
+
+
+def bank(**changes: Any) -> dict[str, Any]:
+    """The values of a source of existing models."""
+    files = {"checkpoints": "bank/{model}.pt", "masks": "masks.npy"}
+    return {"dataset": "pictures", "recipe": recipe_values(), **files, **changes}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -179,9 +185,55 @@ def study(path: str = "seed", value: Any = 0) -> Study:
         (
             "source/subset",
             {"fraction": 0.5, "count": 4},
-            "source.subset: give either `fraction` or `count`.",
+            "source.subset: both `fraction` and `count` are given; keep one of them.",
         ),
-        ("source/subset", {}, "source.subset: give either `fraction` or `count`."),
+        (
+            "source/subset",
+            {"keep": "dogs.txt", "drop": "cats.txt"},
+            "source.subset: both `keep` and `drop` are given; keep one of them.",
+        ),
+        (
+            "source/subset",
+            {"keep": "dogs.txt", "seed": 1},
+            "source.subset: `keep` draws nothing, so `sampling` and `seed` mean nothing; remove "
+            "them.",
+        ),
+        (
+            "source/subset",
+            {"count": 5, "sampling": "complement_pairs"},
+            "source.subset: complement_pairs are halves; set `fraction` to 0.5.",
+        ),
+        (
+            "source/subset",
+            {"drop": "cats.txt"},
+            "source.subset lists what every model sees, so no influence can be estimated and "
+            "nothing ranked; remove `counterfactuals`.",
+        ),
+        (
+            "source/checkpoints",
+            "{model}.pt",
+            "source: `checkpoints` and `masks` belong together; give both or neither.",
+        ),
+        (
+            "source/key_map",
+            {"module.": ""},
+            "source: `state_key` and `key_map` are for `checkpoints`; remove them.",
+        ),
+        (
+            "source",
+            {**bank(), "subset": {"fraction": 0.5}},
+            "source: `masks` say what each model of `checkpoints` has seen; leave only `unit` in "
+            "`subset`.",
+        ),
+        *(
+            (
+                "source",
+                bank(checkpoints=path),
+                f"source: checkpoints: {path!r} does not say where the number of a model stands; "
+                "write {model} there, and no other braces.",
+            )
+            for path in ("bank/model.pt", "bank/{0}.pt", "{model", "{number}.pt", "{model.x}")
+        ),
         (
             "source/subset/fraction",
             1,
@@ -426,13 +478,29 @@ def test_the_data_sets_that_come_with_the_workflow_are_valid(path):
 def test_a_study_knows_how_many_source_classes_it_needs(subset, counts, least):
     values = changed("source/subset", subset)
     values["counterfactuals"] = None if counts is None else {"counts": counts}
-    assert check_study(values, "mine.yaml").least_classes == least
+    assert check_study(values, "mine.yaml").least_units == least
+
+
+def test_existing_models_are_found_by_their_numbers():
+    assert study("source", bank()).source.checkpoint(7) == Path("bank/7.pt")
+    padded = study("source", bank(checkpoints="{model:04d}/{model}.pt", subset={"unit": "class"}))
+    assert padded.source.checkpoint(7) == Path("0007/7.pt")
+
+
+def test_a_subset_is_half_if_nothing_is_said():
+    assert study("source/subset", {"unit": "example"}).source.subset.size(11) == 5
+
+
+def test_too_few_source_examples_are_refused():
+    check_units("pictures", "example", 11, 11)
+    with pytest.raises(UserError, match="'pictures': 10 training examples, but the study needs at"):
+        check_units("pictures", "example", 10, 11)
 
 
 def test_too_few_source_classes_are_refused():
-    check_classes("pictures", 11, 11)
+    check_units("pictures", "class", 11, 11)
     with pytest.raises(UserError) as mistake:
-        check_classes("pictures", 10, 11)
+        check_units("pictures", "class", 10, 11)
     assert str(mistake.value).startswith("data set 'pictures': 10 classes, but the study needs at")
     assert "source.subset or counterfactuals.counts" in str(mistake.value)
 

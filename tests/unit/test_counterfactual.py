@@ -28,6 +28,7 @@ RANKED = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]  # most helpful first
 def stage(order: str | None, count: int, seed: int = 0, replicates: int = 4) -> RemovalStage:
     return RemovalStage(
         seed=seed,
+        unit="class",
         order=order,
         count=count,
         replicates=replicates,
@@ -113,7 +114,7 @@ def test_retrained_models_share_no_seeds_with_source_models():
 
 @pytest.mark.parametrize("count", [9, 10])
 def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
-    with pytest.raises(UserError, match=f"^counterfactuals.counts: removing {count} of 10 classes"):
+    with pytest.raises(UserError, match=f"^counterfactuals.counts: removing {count} of 10 units"):
         retrained_models(stage("top", count), ranking, CLASSES)
 
 
@@ -126,9 +127,7 @@ def test_a_mask_is_false_for_the_removed_classes():
 
 @pytest.mark.parametrize("classes", [9, 11])
 def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
-    with pytest.raises(
-        UserError, match=f"ranks 10 classes, but the source data set has {classes};"
-    ):
+    with pytest.raises(UserError, match=f"ranks 10 units, but the source data set has {classes};"):
         retrained_models(stage("top", 3), ranking, classes)
 
 

@@ -47,7 +47,8 @@ def train_shard(
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     origin = Origin(settings or {"seed": 0}, {"data": "d"}, "aa")
     shards.train_sources(
-        source_models(stage, models, CLASSES),
+        source_models(stage, models, list(map(str, range(CLASSES)))),
+        "class",
         *(data, SMALL, recipe, weights, table, origin, options(failed_models)),
     )
     return weights, table

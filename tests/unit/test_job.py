@@ -356,7 +356,8 @@ def alone(planted, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     stage = SourceStage(**settings())
     shards.train_sources(
-        source_models(stage, range(6), CLASSES),
+        source_models(stage, range(6), list(map(str, range(CLASSES)))),
+        "class",
         *(planted, stage.architecture, stage.recipe),
         *(folder / "shard.safetensors", folder / "shard.parquet", Origin({}, {}, "")),
         JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop"),

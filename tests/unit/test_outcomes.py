@@ -14,13 +14,18 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import CLASSES, TEST_PER_CLASS, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
-from transfer_influence.config.stages import SourceStage, TransferStage
+from transfer_influence.config.stages import ImportStage, SourceStage, TransferStage
 from transfer_influence.config.study import FailedModels, Subset
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model
 from transfer_influence.outcomes import shards
-from transfer_influence.outcomes.shards import read_weights, train_sources, transfer
+from transfer_influence.outcomes.shards import (
+    import_sources,
+    read_weights,
+    train_sources,
+    transfer,
+)
 from transfer_influence.outcomes.summary import ROW_GROUP, summarize
 from transfer_influence.outcomes.tables import (
     list_column,
@@ -31,7 +36,7 @@ from transfer_influence.outcomes.tables import (
 )
 from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.seeds import TrainingSeeds, stream
-from transfer_influence.subsets import examples_of, source_models, unpack
+from transfer_influence.subsets import imported_models, source_models, unpack
 
 SMALL = Architecture(width=4)
 RECIPE = Recipe(**recipe_values(epochs=1))
@@ -122,8 +127,27 @@ def train_shard(
     stage = SourceStage(seed=seed, subset=HALF, architecture=SMALL, recipe=RECIPE)
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     train_sources(
-        source_models(stage, models, CLASSES),
+        source_models(stage, models, list(map(str, range(CLASSES)))),
+        "class",
         *(data, SMALL, RECIPE, weights, table, Origin({}, {}, digest), ALONE),
+    )
+    return weights, table
+
+
+def import_shard(bank: Path, data: Path, folder: Path, models: list[int]) -> tuple[Path, Path]:
+    stage = ImportStage(
+        unit="class",
+        checkpoints=f"{bank}/{{model}}.pt",
+        masks=bank / "masks.npy",
+        state_key=None,
+        key_map={},
+        architecture=SMALL,
+        recipe=RECIPE,
+    )
+    weights, table = folder / "shard.safetensors", folder / "shard.parquet"
+    import_sources(
+        imported_models(stage.masks, models, CLASSES),
+        *(stage, data, weights, table, Origin({}, {}, "aa"), ALONE),
     )
     return weights, table
 
@@ -166,13 +190,42 @@ def test_a_shard_of_source_models_has_a_row_and_weights_for_each(shard, planted)
     class_accuracy = matrix(rows["class_accuracy"])
     labels = np.load(planted / "test.labels.npy")
     for index, mask in enumerate(masks):
-        own = examples_of(mask, labels)
+        own = np.flatnonzero(mask[labels])
         assert len(own) == 3 * TEST_PER_CLASS
         assert rows["accuracy"][index].as_py() == pytest.approx(class_accuracy[index][mask].mean())
         fresh = build_model(SMALL, CLASSES, rows["seed"][index].as_py())
         state = read_weights(weights, index)
         assert state.keys() == fresh.state_dict().keys()
         assert not torch.equal(state["stem.0.weight"], fresh.state_dict()["stem.0.weight"])
+
+
+@pytest.fixture
+def bank(shard, tmp_path) -> Path:
+    """The models of the shard as a bank of checkpoints."""
+    folder = tmp_path / "bank"
+    folder.mkdir()
+    for model in range(4):
+        torch.save(read_weights(shard[0], model), folder / f"{model}.pt")
+    masks = unpack(pq.read_table(shard[1])["mask"].to_pylist(), CLASSES)
+    np.save(folder / "masks.npy", masks)
+    return folder
+
+
+def test_models_of_a_bank_leave_what_trained_ones_do(bank, shard, planted, tmp_path):
+    weights, table = import_shard(bank, planted, tmp_path, [0, 1, 2, 3])
+    assert weights.read_bytes() == shard[0].read_bytes()
+    assert columns(table).drop_columns("seed").equals(columns(shard[1]).drop_columns("seed"))
+    assert columns(table)["seed"].null_count == 4
+    assert not list(tmp_path.glob(".partial/*"))
+
+
+def test_a_checkpoint_that_is_not_finite_is_named(bank, planted, tmp_path):
+    state = torch.load(bank / "2.pt")
+    state["stem.0.weight"][0] = torch.nan
+    torch.save(state, bank / "2.pt")
+    with pytest.raises(UserError, match=r"source model 2: the loss .* is nan; replace its check"):
+        import_shard(bank, planted, tmp_path, [0, 1, 2, 3])
+    assert not (tmp_path / "shard.parquet").exists()
 
 
 def test_a_model_does_not_depend_on_the_shard_it_is_trained_in(shard, planted, tmp_path):
@@ -223,7 +276,8 @@ def test_a_shard_killed_while_writing_its_outputs_trains_nothing_again(
     stage = SourceStage(seed=0, subset=HALF, architecture=SMALL, recipe=RECIPE)
     with pytest.raises(Killed):
         train_sources(
-            source_models(stage, [0, 1], CLASSES),
+            source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
+            "class",
             *(planted, SMALL, RECIPE, tmp_path / "shard.safetensors", tmp_path / "shard.parquet"),
             *(KilledWhileWriting({}, {}, "aa"), ALONE),
         )

@@ -359,7 +359,8 @@ def test_models_trained_from_a_copy_are_the_same(planted, tmp_path, scratch, mon
     for disk in (None, str(scratch)):
         folder = tmp_path / f"from {disk is None}"
         shards.train_sources(
-            source_models(stage, [0, 1], CLASSES),
+            source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
+            "class",
             *(planted, stage.architecture, stage.recipe),
             *(folder / "shard.safetensors", folder / "shard.parquet", Origin({}, {}, "aa")),
             JobOptions(gpus=0, processes=1, workers=1, scratch=disk, failed_models="stop"),

@@ -12,9 +12,21 @@ from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import Subset
 from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
-from transfer_influence.subsets import draw_mask, examples_of, pack, source_models, unpack
+from transfer_influence.subsets import (
+    draw_mask,
+    imported_models,
+    listed_mask,
+    open_masks,
+    own_test_examples,
+    pack,
+    read_units,
+    source_models,
+    training_examples,
+    unpack,
+)
 
 HALF = Subset(fraction=0.5)
+NAMES = list(map(str, range(20)))
 STAGE = SourceStage(
     seed=3, subset=HALF, architecture=Architecture(), recipe=Recipe(**recipe_values())
 )
@@ -48,10 +60,10 @@ def test_a_count_gives_exactly_that_many(count, more):
 
 
 @given(percents)
-def test_least_classes_is_the_first_number_of_classes_that_a_fraction_can_split(percent):
+def test_least_units_is_the_first_number_of_classes_that_a_fraction_can_split(percent):
     subset = Subset(fraction=percent / 100)
     splits = [1 <= subset.size(classes) < classes for classes in range(2, 201)]
-    assert subset.least_classes == splits.index(True) + 2
+    assert subset.least_units == splits.index(True) + 2
     assert all(splits[splits.index(True) :])
 
 
@@ -69,28 +81,28 @@ def test_every_subset_is_equally_likely():
     ("subset", "classes", "size"),
     [(Subset(count=4), 4, 4), (Subset(count=9), 4, 9), (Subset(fraction=0.2), 4, 0)],
 )
-def test_a_subset_of_none_or_all_of_the_classes_is_refused(subset, classes, size):
-    with pytest.raises(UserError, match=f"source.subset: {size} of {classes} classes; choose"):
+def test_a_subset_of_none_or_all_of_the_units_is_refused(subset, classes, size):
+    with pytest.raises(UserError, match=f"source.subset: {size} of {classes} units; choose"):
         draw_mask(0, 0, classes, subset)
 
 
 def test_models_do_not_depend_on_which_others_are_made_with_them():
-    many = source_models(STAGE, range(40), 20)
-    (alone,) = source_models(STAGE, [37], 20)
+    many = source_models(STAGE, range(40), NAMES)
+    (alone,) = source_models(STAGE, [37], NAMES)
     assert alone.model == many[37].model == 37
     assert alone.seeds == many[37].seeds
     np.testing.assert_array_equal(alone.mask, many[37].mask)
 
 
 def test_a_models_seeds_come_from_the_source_stage():
-    (model,) = source_models(STAGE, [5], 20)
+    (model,) = source_models(STAGE, [5], NAMES)
     assert model.seeds == TrainingSeeds.from_stream(stream(3, Stage.SOURCE, 5))
 
 
 def test_the_recipe_does_not_change_the_subsets():
     other = STAGE.model_copy(update={"recipe": Recipe(**recipe_values(epochs=9))})
     for one, two in zip(
-        source_models(STAGE, range(9), 20), source_models(other, range(9), 20), strict=True
+        source_models(STAGE, range(9), NAMES), source_models(other, range(9), NAMES), strict=True
     ):
         np.testing.assert_array_equal(one.mask, two.mask)
 
@@ -114,8 +126,145 @@ def test_packing_loses_nothing(rows):
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=4), st.lists(st.integers(0, 3), max_size=30))
-def test_examples_of_a_mask_are_those_whose_class_it_keeps(mask, labels):
+def test_a_mask_of_classes_keeps_their_examples(mask, labels):
     expected = [index for index, label in enumerate(labels) if mask[label]]
-    found = examples_of(np.array(mask), np.array(labels, np.int64))
-    assert found.tolist() == expected
+    for keeps in (training_examples, own_test_examples):
+        found = keeps(np.array(mask), "class", np.array(labels, np.int64))
+        assert found.tolist() == expected
+        assert found.dtype == np.int64
+
+
+def test_a_mask_of_examples_keeps_these_and_all_test_examples():
+    mask, labels = np.array([False, True, True, False]), np.array([0, 0, 1, 1])
+    assert training_examples(mask, "example", labels).tolist() == [1, 2]
+    assert own_test_examples(mask, "example", np.array([1, 0, 1])).tolist() == [0, 1, 2]
+
+
+PAIRS = Subset(sampling="complement_pairs")
+
+
+@pytest.mark.parametrize("units", [20, 21])
+def test_models_of_a_pair_see_opposite_halves(units):
+    for model in range(0, 40, 2):
+        first, second = (draw_mask(3, number, units, PAIRS) for number in (model, model + 1))
+        assert (first != second).all()
+        assert first.sum() == units // 2
+        # The even model is the one that is drawn, as without pairs.
+        assert (first == draw_mask(3, model, units, HALF)).all()
+    assert len({draw_mask(3, model, units, PAIRS).tobytes() for model in range(40)}) == 40
+
+
+def test_a_subset_may_have_its_own_seed():
+    own = Subset(fraction=0.5, seed=8)
+    assert (draw_mask(3, 1, 20, own) == draw_mask(8, 1, 20, HALF)).all()
+    assert (draw_mask(3, 1, 20, own) != draw_mask(3, 1, 20, HALF)).any()
+
+
+ANIMALS = ["cat", "dog", "eel", "fox", "gnu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "units"),
+    [
+        ("list.txt", "eel\n\n  cat \n", [2, 0]),
+        ("list.txt", "4\n0\n", [4, 0]),
+        ("list.csv", "dog\nfox\n", [1, 3]),
+        ("list.csv", 'rank,unit,name\n1,3,"fox"\n2,4,gnu\n', [3, 4]),
+        ("list.csv", "unit,influence\n2,0.5\n1,0.25\n", [2, 1]),
+    ],
+)
+def test_units_are_listed_by_name_or_index(name, content, units, tmp_path):
+    (tmp_path / name).write_text(content)
+    found = read_units(tmp_path / name, ANIMALS)
+    assert found.tolist() == units
     assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize("entries", [[1, 4], ["dog", "gnu"]])
+def test_units_are_listed_in_an_array(entries, tmp_path):
+    np.save(tmp_path / "list.npy", np.array(entries))
+    assert read_units(tmp_path / "list.npy", ANIMALS).tolist() == [1, 4]
+
+
+def test_names_come_before_indices(tmp_path):
+    (tmp_path / "list.txt").write_text("7\n9\n")
+    assert read_units(tmp_path / "list.txt", ["9", "8", "7", "6"]).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("list.txt", "cat\ndgo\n", r"list.txt: 'dgo' is neither .*\(did you mean 'dog'\?\)"),
+        ("list.txt", "1\n5\n", "list.txt: '5' is neither the name of one of the 5 units nor a num"),
+        ("list.txt", "\n", "list.txt: lists no unit; write at least one"),
+        ("list.txt", "cat\ndog\ncat\n", "list.txt: 'cat' is listed twice; remove one"),
+        ("list.csv", "name,x\ncat,1\n\ndog,2\ncat,1\n", "list.csv: 'cat' is listed twice"),
+        ("list.csv", "x,name\n1,cat\n2\n", "list.csv: not readable as a list of units"),
+        ("list.npy", "cat", "list.npy: not readable as a list of units"),
+        ("list.json", "[]", "list.json: not a .txt, .csv or .npy file"),
+        ("none/list.txt", None, "list.txt: no such file; correct the path"),
+    ],
+)
+def test_a_wrong_list_is_refused(name, content, sentence, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_units(tmp_path / name, ANIMALS)
+
+
+def test_all_models_see_what_is_listed(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("dog\ngnu\n")
+    masks = {"keep": [0, 1, 0, 0, 1], "drop": [1, 0, 1, 1, 0]}
+    for key, mask in masks.items():
+        stage = STAGE.model_copy(update={"subset": Subset(**{key: path})})
+        models = source_models(stage, [0, 7], ANIMALS)
+        assert [model.mask.tolist() for model in models] == [mask, mask]
+        assert models[1].seeds == source_models(STAGE, [7], ANIMALS)[0].seeds
+
+
+def test_a_list_that_leaves_too_little_is_refused(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("0\n1\n2\n3\n")
+    assert listed_mask(Subset(keep=path), ANIMALS).sum() == 4
+    with pytest.raises(
+        UserError, match=r"list.txt: leaves 1 of 5 units to train on; keep at least 2"
+    ):
+        listed_mask(Subset(drop=path), ANIMALS)
+
+
+MASKS = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float64])
+def test_existing_models_have_the_masks_of_their_rows(kind, tmp_path):
+    np.save(tmp_path / "masks.npy", MASKS.astype(kind))
+    models = imported_models(tmp_path / "masks.npy", [2, 0], 3)
+    assert [model.model for model in models] == [2, 0]
+    assert [model.mask.tolist() for model in models] == [[True, True, False], [True, False, True]]
+    assert models[0].mask.dtype == np.bool_
+    assert models[0].seeds is None
+
+
+@pytest.mark.parametrize(
+    ("masks", "sentence"),
+    [
+        (None, "masks.npy: no such file; correct source.masks"),
+        (MASKS[:2], "masks.npy: masks of 2 models, but 3 are asked for; lower `models`"),
+        (MASKS[:, :2], "masks.npy: masks of 2 units, but the source data set has 3"),
+        (MASKS[0], "masks.npy: not a table of numbers"),
+        (MASKS.astype(str), "masks.npy: not a table of numbers"),
+        (MASKS * 0.5, "masks.npy: row 0 has entries other than 0 and 1"),
+    ],
+)
+def test_wrong_masks_are_refused(masks, sentence, tmp_path):
+    if masks is not None:
+        np.save(tmp_path / "masks.npy", masks)
+    with pytest.raises(UserError, match=sentence):
+        imported_models(tmp_path / "masks.npy", [0, 1, 2], 3)
+
+
+def test_masks_in_another_format_are_refused(tmp_path):
+    (tmp_path / "masks.npy").write_text("1 0 1")
+    with pytest.raises(UserError, match=r"masks.npy: not readable as \.npy"):
+        open_masks(tmp_path / "masks.npy", 1)

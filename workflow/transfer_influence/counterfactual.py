@@ -1,4 +1,4 @@
-"""Retrain with classes removed, and see whether the target gets better or worse as predicted."""
+"""Retrain with units removed, and see whether the target gets better or worse as predicted."""
 
 import logging
 from pathlib import Path
@@ -11,24 +11,24 @@ from transfer_influence.errors import UserError
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import read_provenance, read_table, write_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
-from transfer_influence.subsets import SourceModel
+from transfer_influence.subsets import LEAST_KEPT, SourceModel
 
 log = logging.getLogger(__name__)
 
 
-def retrained_models(stage: RemovalStage, ranking: Path | None, classes: int) -> list[SourceModel]:
+def retrained_models(stage: RemovalStage, ranking: Path | None, units: int) -> list[SourceModel]:
     """Return the models to train for one removal, one a replicate.
 
     A replicate has the same seeds whatever is removed, so that two points of a curve differ by the
-    classes and not by luck with the initial weights.
+    units and not by luck with the initial weights.
 
     Raises:
-        UserError: too few classes would be left, or the ranking is not one of all source classes.
+        UserError: too few units would be left, or the ranking is not one of all source units.
     """
     return [
         SourceModel(
             replicate,
-            kept_mask(removal_order(stage, ranking, classes, replicate)[: stage.count], classes),
+            kept_mask(removal_order(stage, ranking, units, replicate)[: stage.count], units),
             TrainingSeeds.from_stream(stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, replicate)),
         )
         for replicate in range(stage.replicates)
@@ -36,44 +36,44 @@ def retrained_models(stage: RemovalStage, ranking: Path | None, classes: int) ->
 
 
 def removal_order(
-    stage: RemovalStage, ranking: Path | None, classes: int, replicate: int
+    stage: RemovalStage, ranking: Path | None, units: int, replicate: int
 ) -> np.ndarray:
-    """Return all class indices (int64) in the order in which a replicate loses them.
+    """Return all unit indices (int64) in the order in which a replicate loses them.
 
     The baseline, which has no order, loses none, so any order will do. A `random` order is another
     one for each replicate.
 
     Raises:
-        UserError: the ranking is not one of all source classes.
+        UserError: the ranking is not one of all source units.
     """
     if stage.order is None:
-        return np.arange(classes)
+        return np.arange(units)
     if stage.order == "random":
         seed = stream(stage.seed, Stage.REMOVAL, replicate)
-        return np.random.default_rng(seed).permutation(classes)
+        return np.random.default_rng(seed).permutation(units)
     if ranking is None:
         raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")
-    units = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
-    if sorted(units.tolist()) != list(range(classes)):
+    ranked = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
+    if not np.array_equal(np.sort(ranked), np.arange(units)):
         raise UserError(
-            f"{ranking}: ranks {len(units)} classes, but the source data set has {classes}; "
-            f"estimate the influences again."
+            f"{ranking}: ranks {len(ranked)} units, but the source data set has {units}; estimate "
+            f"the influences again."
         )
-    return units if stage.order == "top" else units[::-1]
+    return ranked if stage.order == "top" else ranked[::-1]
 
 
-def kept_mask(removed: np.ndarray, classes: int) -> np.ndarray:
-    """Return the bool mask (classes,) that is false for the removed classes.
+def kept_mask(removed: np.ndarray, units: int) -> np.ndarray:
+    """Return the bool mask (units,) that is false for the removed units.
 
     Raises:
-        UserError: fewer than two classes would be left to train on.
+        UserError: fewer than two units would be left to train on.
     """
-    if len(removed) > classes - 2:
+    if len(removed) > units - LEAST_KEPT:
         raise UserError(
-            f"counterfactuals.counts: removing {len(removed)} of {classes} classes leaves fewer "
-            f"than 2 to train on; lower it."
+            f"counterfactuals.counts: removing {len(removed)} of {units} units leaves fewer than "
+            f"{LEAST_KEPT} to train on; lower it."
         )
-    mask = np.ones(classes, dtype=bool)
+    mask = np.ones(units, dtype=bool)
     mask[removed] = False
     return mask
 
@@ -83,7 +83,7 @@ def summarize_counterfactual(
 ) -> None:
     """Write one row a retrained model, but for those that failed.
 
-    Columns: `order` (`none` for the baseline), `removed` (number of classes), `replicate`,
+    Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
     `accuracy`, `class_accuracy` and `auroc` on the target's test split, `source_accuracy` on the
     classes that were left, and `mask`.
 

@@ -22,6 +22,7 @@ SILENT = [
     )
 ]
 EXPLANATIONS = ("description", "help")  # arguments that are read by people only
+OF_KEYS = (*EXPLANATIONS, "examples")  # and of a key of the config
 LIBRARIES = ("torch", "torchvision", "ffcv", "numpy", "pyarrow")
 
 
@@ -81,7 +82,9 @@ def _tree(path: Path) -> str:
         ):
             node.body = node.body[1:]
         if isinstance(node, ast.Call):
-            node.keywords = [word for word in node.keywords if word.arg not in EXPLANATIONS]
+            key = isinstance(node.func, ast.Name) and node.func.id == "Field"
+            silent = OF_KEYS if key else EXPLANATIONS
+            node.keywords = [word for word in node.keywords if word.arg not in silent]
     return f"{path.name}: {ast.dump(tree)}"
 
 

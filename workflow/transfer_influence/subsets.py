@@ -1,74 +1,222 @@
-"""Which source classes a source model sees.
+"""Which units of the source data, classes or examples, a source model sees.
 
-A *mask* is a bool array (classes,), true where the class is kept. On disk it is packed, one bit a
-class, lowest bit first.
+A *mask* is a bool array (units,), true where the unit is kept. On disk it is packed, one bit a
+unit, lowest bit first.
 """
 
-from collections.abc import Iterable
+import csv
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from transfer_influence.config.stages import SourceStage
-from transfer_influence.config.study import Subset
+from transfer_influence.config.study import Subset, Unit
 from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
+
+LEAST_KEPT = 2  # units that a model needs to learn anything
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A source model to train: its number, the classes it sees, its seeds."""
+    """A source model: its number, the units it sees, and its seeds if it is trained here."""
 
     model: int
-    mask: np.ndarray  # bool (classes,)
-    seeds: TrainingSeeds
+    mask: np.ndarray  # bool (units,)
+    seeds: TrainingSeeds | None
 
 
-def source_models(stage: SourceStage, models: Iterable[int], classes: int) -> list[SourceModel]:
-    """Return source models by their numbers, each with a random subset of `classes`.
+def source_models(
+    stage: SourceStage, models: Iterable[int], names: Sequence[str]
+) -> list[SourceModel]:
+    """Return source models by their numbers, each with its subset of the units called `names`.
 
     Raises:
-        UserError: see `draw_mask`.
+        UserError: see `draw_mask` and `listed_mask`.
     """
-    return [
-        SourceModel(
-            model,
-            draw_mask(stage.seed, model, classes, stage.subset),
-            TrainingSeeds.from_stream(stream(stage.seed, Stage.SOURCE, model)),
-        )
+    seeds = {
+        model: TrainingSeeds.from_stream(stream(stage.seed, Stage.SOURCE, model))
         for model in models
+    }
+    if stage.subset.listed:
+        mask = listed_mask(stage.subset, names)
+        return [SourceModel(model, mask, each) for model, each in seeds.items()]
+    return [
+        SourceModel(model, draw_mask(stage.seed, model, len(names), stage.subset), each)
+        for model, each in seeds.items()
     ]
 
 
-def draw_mask(study_seed: int, model: int, classes: int, subset: Subset) -> np.ndarray:
-    """Draw the mask of one source model: `subset` classes, uniformly without replacement.
+def draw_mask(study_seed: int, model: int, units: int, subset: Subset) -> np.ndarray:
+    """Draw the mask of one source model: `subset` units, uniformly without replacement.
+
+    Of a pair of complements, the even model is drawn and the odd one sees the rest.
 
     Raises:
-        UserError: the subset leaves nothing to compare, as it holds none or all of the classes.
+        UserError: the subset leaves nothing to compare, as it holds none or all of the units.
     """
-    size = subset.size(classes)
-    if not 1 <= size < classes:
+    size = subset.size(units)
+    if not 1 <= size < units:
         raise UserError(
-            f"source.subset: {size} of {classes} classes; choose a subset with at least 1 class "
-            f"and fewer than {classes}."
+            f"source.subset: {size} of {units} units; choose a subset with at least 1 unit and "
+            f"fewer than {units}."
         )
-    chosen = np.random.default_rng(stream(study_seed, Stage.SUBSET, model)).permutation(classes)
-    mask = np.zeros(classes, dtype=bool)
-    mask[chosen[:size]] = True
+    second = subset.sampling == "complement_pairs" and model % 2 == 1
+    seed = study_seed if subset.seed is None else subset.seed
+    chosen = np.random.default_rng(stream(seed, Stage.SUBSET, model - second)).permutation(units)
+    mask = np.full(units, second)
+    mask[chosen[:size]] = not second
     return mask
 
 
+def listed_mask(subset: Subset, names: Sequence[str]) -> np.ndarray:
+    """Return the mask (units,) of a subset that is listed in a file.
+
+    Raises:
+        UserError: see `read_units`; or fewer than two units are kept.
+    """
+    assert subset.listed is not None
+    mask = np.full(len(names), subset.keep is None)
+    mask[read_units(subset.listed, names)] = subset.keep is not None
+    if mask.sum() < LEAST_KEPT:
+        raise UserError(
+            f"{subset.listed}: leaves {mask.sum()} of {len(names)} units to train on; keep at "
+            f"least {LEAST_KEPT}."
+        )
+    return mask
+
+
+def open_masks(path: Path, models: int, units: int | None = None) -> np.ndarray:
+    """Open the masks of existing models: (models, units), on disk until rows are read.
+
+    Args:
+        path: `.npy` file.
+        models: how many models it must have rows for.
+        units: how many columns it must have; None if that is not known yet.
+
+    Raises:
+        UserError: the file is missing, unreadable, or of another shape.
+    """
+    try:
+        masks = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct source.masks.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path}: not readable as .npy ({error}); write it by numpy.save."
+        ) from None
+    if not isinstance(masks, np.ndarray) or masks.ndim != 2 or masks.dtype.kind not in "biuf":
+        raise UserError(
+            f"{path}: not a table of numbers; write one row a model and one column a unit."
+        )
+    rows, width = masks.shape
+    if rows < models:
+        raise UserError(
+            f"{path}: masks of {rows} models, but {models} are asked for; lower `models`."
+        )
+    if units is not None and width != units:
+        raise UserError(
+            f"{path}: masks of {width} units, but the source data set has {units}; correct "
+            f"source.masks, source.dataset or source.subset.unit."
+        )
+    return masks
+
+
+def imported_models(path: Path, models: Sequence[int], units: int) -> list[SourceModel]:
+    """Return existing source models by their numbers, with their masks of `units` units.
+
+    Raises:
+        UserError: see `open_masks`; or a mask has other entries than 0 and 1.
+    """
+    masks = open_masks(path, max(models) + 1, units)
+    found = []
+    for model in models:
+        row = np.asarray(masks[model])
+        if not ((row == 0) | (row == 1)).all():
+            raise UserError(f"{path}: row {model} has entries other than 0 and 1; correct it.")
+        found.append(SourceModel(model, row.astype(bool), None))
+    return found
+
+
+def read_units(path: Path, names: Sequence[str]) -> np.ndarray:
+    """Read a list of units.
+
+    Args:
+        path: `.txt` with one unit a line; `.csv` whose column `name` or `unit` counts, or the first
+            one of a table without such a header; or `.npy`. Entries are names if all of them are,
+            else indices, counted from 0.
+        names: of all units, in order.
+
+    Returns:
+        int64 (listed units,), in the order of the file.
+
+    Raises:
+        UserError: the file is missing, unreadable or empty, or an entry is no unit or listed twice.
+    """
+    entries = _entries(path)
+    if not entries:
+        raise UserError(f"{path}: lists no unit; write at least one.")
+    index = {name: number for number, name in enumerate(names)}
+    if not set(entries) <= set(index) and all(entry.isdecimal() for entry in entries):
+        index = {str(number): number for number in range(len(names))}
+    wrong = next((entry for entry in entries if entry not in index), None)
+    if wrong is not None:
+        near = difflib.get_close_matches(wrong, names, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(
+            f"{path}: {wrong!r} is neither the name of one of the {len(names)} units nor a number "
+            f"from 0 to {len(names) - 1}{meant}; correct it."
+        )
+    units = np.array([index[entry] for entry in entries], np.int64)
+    listed, counts = np.unique(units, return_counts=True)
+    if counts.max() > 1:
+        twice = names[listed[counts.argmax()]]
+        raise UserError(f"{path}: {twice!r} is listed twice; remove one.")
+    return units
+
+
+def _entries(path: Path) -> list[str]:
+    """Return the entries of a list as text."""
+    try:
+        if path.suffix == ".npy":
+            return [str(entry) for entry in np.load(path, allow_pickle=False).ravel().tolist()]
+        if path.suffix == ".csv":
+            with path.open(newline="") as opened:
+                rows = [row for row in csv.reader(opened) if row]
+            header = rows[0] if rows else []
+            column = next((header.index(key) for key in ("name", "unit") if key in header), None)
+            return [row[0] for row in rows] if column is None else [row[column] for row in rows[1:]]
+        if path.suffix == ".txt":
+            return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct the path.") from None
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: not readable as a list of units ({error}); mend it.") from None
+    raise UserError(f"{path}: not a .txt, .csv or .npy file; write the list as one of these.")
+
+
 def pack(mask: np.ndarray) -> bytes:
-    """Pack a mask, one bit a class."""
+    """Pack a mask, one bit a unit."""
     return np.packbits(mask, bitorder="little").tobytes()
 
 
-def unpack(packed: list[bytes], classes: int) -> np.ndarray:
-    """Unpack masks, one row each: bool (len(packed), classes)."""
+def unpack(packed: list[bytes], units: int) -> np.ndarray:
+    """Unpack masks, one row each: bool (len(packed), units)."""
     rows = np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(packed), -1)
-    return np.unpackbits(rows, axis=1, count=classes, bitorder="little").astype(bool)
+    return np.unpackbits(rows, axis=1, count=units, bitorder="little").astype(bool)
 
 
-def examples_of(mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the indices (int64) of the examples whose class the mask keeps."""
-    return np.flatnonzero(mask[labels])
+def training_examples(mask: np.ndarray, unit: Unit, labels: np.ndarray) -> np.ndarray:
+    """Return the indices (int64) of the training examples, labelled `labels`, that a mask keeps."""
+    return np.flatnonzero(mask if unit == "example" else mask[labels])
+
+
+def own_test_examples(mask: np.ndarray, unit: Unit, labels: np.ndarray) -> np.ndarray:
+    """Return the indices (int64) of the test examples of the classes that a mask keeps.
+
+    All of them where a mask keeps single training examples.
+    """
+    return np.arange(len(labels)) if unit == "example" else np.flatnonzero(mask[labels])

@@ -90,7 +90,8 @@ def _sentence(model: type[BaseModel], error: ValidationError, values: Any, origi
         known = first["ctx"]["expected_tags"]
         told = f"{key}: {first['ctx']['tag']!r} is not valid: choose one of {known}"
     elif first["type"] == "value_error":
-        told = f"{key}: {str(first['msg']).removeprefix('Value error, ')}"
+        told = str(first["msg"]).removeprefix("Value error, ")
+        told = f"{key}: {told}" if location else told
     else:
         told = f"{key}: {first['input']!r} is not valid: {first['msg'].lower()}; correct it"
     more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""

@@ -4,11 +4,13 @@ Rules pass these to the scripts as JSON, so Snakemake sees a change of any value
 the jobs that it concerns.
 """
 
+from pathlib import Path
+
 from pydantic import PositiveInt
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
-from transfer_influence.config.study import Estimator, Mode, Order, Outcome, Study, Subset
+from transfer_influence.config.study import Estimator, Mode, Order, Outcome, Study, Subset, Unit
 
 
 class SourceStage(Settings):
@@ -16,6 +18,18 @@ class SourceStage(Settings):
 
     seed: int
     subset: Subset
+    architecture: Architecture
+    recipe: Recipe
+
+
+class ImportStage(Settings):
+    """How a shard of source models is read from existing checkpoints, and evaluated."""
+
+    unit: Unit
+    checkpoints: str
+    masks: Path
+    state_key: str | None
+    key_map: dict[str, str]
     architecture: Architecture
     recipe: Recipe
 
@@ -38,9 +52,10 @@ class InfluenceStage(Settings):
 
 
 class RemovalStage(Settings):
-    """How source models are retrained with classes removed; no order for the baseline."""
+    """How source models are retrained with units removed; no order for the baseline."""
 
     seed: int
+    unit: Unit
     order: Order | None
     count: int
     replicates: PositiveInt
@@ -59,6 +74,22 @@ def source_stage(study: Study) -> SourceStage:
     )
 
 
+def import_stage(study: Study) -> ImportStage:
+    """Return the settings of all source models of a study that come from checkpoints."""
+    source = study.source
+    assert source.checkpoints is not None
+    assert source.masks is not None
+    return ImportStage(
+        unit=source.subset.unit,
+        checkpoints=source.checkpoints,
+        masks=source.masks,
+        state_key=source.state_key,
+        key_map=source.key_map,
+        architecture=source.architecture,
+        recipe=source.recipe,
+    )
+
+
 def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
     """Return the settings of the transfers to one target in one mode."""
     return TransferStage(
@@ -71,10 +102,11 @@ def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
 
 
 def removal_stage(study: Study, order: Order | None, count: int) -> RemovalStage:
-    """Return the settings of the models retrained with `count` classes removed."""
+    """Return the settings of the models retrained with `count` units removed."""
     assert study.counterfactuals is not None
     return RemovalStage(
         seed=study.seed,
+        unit=study.source.subset.unit,
         order=order,
         count=count,
         replicates=study.counterfactuals.replicates,

@@ -16,6 +16,8 @@ Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
 Estimator = Literal["difference_in_means"]
 FailedModels = Literal["stop", "exclude"]
+Unit = Literal["class", "example"]
+Sampling = Literal["uniform", "complement_pairs"]
 Outcome = Literal[
     "raw_margin", "softmax_margin", "raw_logit", "softmax_probability", "is_correct", "accuracy"
 ]
@@ -40,39 +42,154 @@ def _each_once(values: list[Any]) -> list[Any]:
 
 
 class Subset(Settings):
-    """Which share of the source classes one model sees; drawn uniformly without replacement."""
+    """Which part of the source data one model sees.
 
+    Drawn without replacement, `fraction` of the units if nothing else is said; or one fixed list,
+    the same for all models.
+    """
+
+    unit: Unit = Field(
+        "class",
+        description="What is drawn, and judged: classes, or single training examples.",
+        examples=["example"],
+    )
     fraction: float | None = Field(
-        None, gt=0, lt=1, description="Share of the classes; half a class rounds down."
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the units, 0.5 if no other size is given; half a unit rounds down.",
+        examples=[0.25],
     )
     count: PositiveInt | None = Field(
-        None, description="Number of classes, in place of `fraction`."
+        None, description="Number of units, in place of `fraction`.", examples=[500]
+    )
+    sampling: Sampling = Field(
+        "uniform",
+        description="`complement_pairs`: models 2i and 2i+1 see opposite halves, for influences "
+        "from fewer models.",
+        examples=["complement_pairs"],
+    )
+    seed: int | None = Field(
+        None, ge=0, description="Seed of the draw, in place of the study's.", examples=[1]
+    )
+    keep: Path | None = Field(
+        None,
+        description="File that lists the units that every model sees, by index or name: `.txt` "
+        "with one a line, `.csv`, or `.npy`. No influences are estimated then.",
+        examples=["config/lists/dogs.txt"],
+    )
+    drop: Path | None = Field(
+        None,
+        description="The same for units that no model sees; all others are kept.",
+        examples=["config/lists/dogs.txt"],
     )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Subset":
-        if (self.fraction is None) == (self.count is None):
-            raise ValueError("give either `fraction` or `count`")
+    def _one_size(self) -> "Subset":
+        sizes = [
+            name
+            for name in ("fraction", "count", "keep", "drop")
+            if getattr(self, name) is not None
+        ]
+        if len(sizes) > 1:
+            raise ValueError(f"both `{sizes[0]}` and `{sizes[1]}` are given; keep one of them")
+        if self.listed and (self.sampling != "uniform" or self.seed is not None):
+            raise ValueError(
+                f"`{sizes[0]}` draws nothing, so `sampling` and `seed` mean nothing; remove them"
+            )
+        if self.sampling == "complement_pairs" and (self.count or self.fraction not in (None, 0.5)):
+            raise ValueError("complement_pairs are halves; set `fraction` to 0.5")
         return self
 
-    def size(self, classes: int) -> int:
-        """Return how many of `classes` a model sees."""
+    @property
+    def listed(self) -> Path | None:
+        """The file with the units of all models, where nothing is drawn."""
+        return self.keep or self.drop
+
+    def size(self, units: int) -> int:
+        """Return how many of `units` are drawn; with pairs, for the first of the two."""
         # Rounded first, as 0.29 × 100 is 28.999999999999996.
-        return self.count or int(round((self.fraction or 0) * classes, 9))
+        return self.count or int(round((self.fraction or 0.5) * units, 9))
 
     @property
-    def least_classes(self) -> int:
-        """The number of classes from which on a model sees at least one and misses at least one."""
-        return self.count + 1 if self.count else math.ceil(round(1 / (self.fraction or 1), 9))
+    def least_units(self) -> int:
+        """The number of units from which on a model sees at least one and misses at least one."""
+        return self.count + 1 if self.count else math.ceil(round(1 / (self.fraction or 0.5), 9))
 
 
 class Source(Settings):
-    """What the source models are and what they are trained on."""
+    """What the source models are: trained here, or read from `checkpoints`."""
 
-    dataset: Name = Field(description="Data set whose classes are to be judged.")
-    subset: Subset = Field(Subset(fraction=0.5), description="The classes one source model sees.")
-    architecture: Architecture = Field(Architecture(), description="The network.")
-    recipe: Recipe = Field(description="How source models are trained.")
+    dataset: Name = Field(
+        description="Data set whose classes or examples are to be judged.",
+        examples=["digits_and_fashion"],
+    )
+    subset: Subset = Field(
+        Subset(),
+        description="The part of the data that one source model sees.",
+        examples=[{"fraction": 0.5}],
+    )
+    architecture: Architecture = Field(
+        Architecture(), description="The network.", examples=[{"name": "resnet18"}]
+    )
+    recipe: Recipe = Field(
+        description="How source models are trained, evaluated and, with units removed, retrained.",
+        examples=["see below"],
+    )
+    checkpoints: str | None = Field(
+        None,
+        description="Files of source models that exist already, in place of training: the path of "
+        "one, with `{model}` where its number stands (`{model:04d}` with leading zeros). State "
+        "dicts saved by `torch.save` or as `.safetensors`; nothing is unpickled.",
+        examples=["bank/{model}.pt"],
+    )
+    masks: Path | None = Field(
+        None,
+        description="For `checkpoints`: `.npy` file with a row a model and a column a unit, 1 "
+        "where the model was trained with it.",
+        examples=["bank/masks.npy"],
+    )
+    state_key: str | None = Field(
+        None,
+        description="For `checkpoints`: the entry of a file that holds the state dict, where the "
+        "file holds more.",
+        examples=["state_dict"],
+    )
+    key_map: dict[str, str] = Field(
+        {},
+        description="For `checkpoints`: beginnings of parameter names, and what to put in their "
+        "place; the first that fits counts.",
+        examples=[{"module.": ""}],
+    )
+
+    @model_validator(mode="after")
+    def _bank(self) -> "Source":
+        if (self.checkpoints is None) != (self.masks is None):
+            raise ValueError("`checkpoints` and `masks` belong together; give both or neither")
+        if self.checkpoints is None:
+            if self.state_key is not None or self.key_map:
+                raise ValueError("`state_key` and `key_map` are for `checkpoints`; remove them")
+            return self
+        if self.subset.model_fields_set - {"unit"}:
+            raise ValueError(
+                "`masks` say what each model of `checkpoints` has seen; leave only `unit` in "
+                "`subset`"
+            )
+        try:
+            named = self.checkpoints.format(model=0) != self.checkpoints.format(model=1)
+        except (KeyError, ValueError, IndexError, AttributeError):
+            named = False
+        if not named:
+            raise ValueError(
+                f"checkpoints: {self.checkpoints!r} does not say where the number of a model "
+                "stands; write {model} there, and no other braces"
+            )
+        return self
+
+    def checkpoint(self, model: int) -> Path:
+        """Return the file of one source model."""
+        assert self.checkpoints is not None
+        return Path(self.checkpoints.format(model=model))
 
 
 class Target(Settings):
@@ -170,6 +287,15 @@ class Study(Settings):
         "images are copied there and read from there; changes no result.",
     )
 
+    @model_validator(mode="after")
+    def _ranked(self) -> "Study":
+        if self.counterfactuals and not self.estimates:
+            raise ValueError(
+                "source.subset lists what every model sees, so no influence can be estimated and "
+                "nothing ranked; remove `counterfactuals`"
+            )
+        return self
+
     def dataset_of(self, target: str) -> str:
         """Return the name of a target's data set."""
         return self.targets[target].dataset or target
@@ -208,22 +334,28 @@ class Study(Settings):
         return list(dict.fromkeys(points))
 
     @property
-    def least_classes(self) -> int:
-        """The number of source classes that the subset and the removals need at least."""
+    def estimates(self) -> bool:
+        """Whether influences are estimated: only if models differ in what they see."""
+        return self.source.subset.listed is None
+
+    @property
+    def least_units(self) -> int:
+        """The number of source units that the subset and the removals need at least."""
         removed = max(self.counterfactuals.counts) if self.counterfactuals else 0
-        return max(removed + 2, self.source.subset.least_classes)
+        return max(removed + 2, self.source.subset.least_units)
 
 
-def check_classes(dataset: str, classes: int, least: int) -> None:
-    """Check that a source data set has the classes that a study needs.
+def check_units(dataset: str, unit: Unit, units: int, least: int) -> None:
+    """Check that a source data set has the classes or examples that a study needs.
 
     Raises:
         UserError: it has fewer.
     """
-    if classes < least:
+    if units < least:
+        kinds = {"class": "classes", "example": "training examples"}[unit]
         raise UserError(
-            f"data set {dataset!r}: {classes} classes, but the study needs at least {least}, so "
-            f"that a subset sees a class and misses one, and two are left after a removal; change "
+            f"data set {dataset!r}: {units} {kinds}, but the study needs at least {least}, so that "
+            f"a subset sees one and misses one, and two are left after a removal; change "
             f"source.subset or counterfactuals.counts."
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from transfer_influence.config.storage import Storage
-from transfer_influence.config.study import check_classes
+from transfer_influence.config.study import Unit, check_units
 from transfer_influence.datasets.beton import Contents, write_beton
 from transfer_influence.datasets.kinds import open_dataset
 from transfer_influence.datasets.sidecar import FORMAT, Sidecar
@@ -17,20 +17,23 @@ from transfer_influence.files import atomic
 log = logging.getLogger(__name__)
 
 
-def convert(name: str, folders: list[Path], output: Path, least_classes: int = 2) -> None:
+def convert(
+    name: str, folders: list[Path], output: Path, unit: Unit = "class", least: int = 2
+) -> None:
     """Write `{train,test}.beton`, `{train,test}.labels.npy` and, last, `dataset.json`.
 
     Args:
         name: name of the data set.
         folders: where to look for `{name}.yaml`, in order.
         output: folder to write to; made if it is not there.
-        least_classes: how many classes the study needs.
+        unit: what the study judges.
+        least: how many of those it needs.
 
     Raises:
         UserError: the settings are wrong, do not fit the images, or an image cannot be read.
     """
     raw = open_dataset(name, folders)
-    check_classes(name, len(raw.classes), least_classes)
+    check_units(name, unit, {"class": len(raw.classes), "example": len(raw.train)}[unit], least)
     log.info(
         "%s: %d classes, %d training and %d test images",
         *(name, len(raw.classes), len(raw.train), len(raw.test)),

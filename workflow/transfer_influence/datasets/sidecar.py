@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transfer_influence.config.storage import Storage
+from transfer_influence.config.study import Unit
 from transfer_influence.errors import UserError
 
 FORMAT = 1
@@ -56,6 +58,23 @@ class Sidecar(BaseModel):
     storage: Storage
     licence: str
     citation: str
+
+    def units(self, unit: Unit) -> int:
+        """Return how many units there are to judge: classes, or training examples."""
+        return self.train_count if unit == "example" else len(self.classes)
+
+
+def unit_names(folder: Path, unit: Unit) -> list[str]:
+    """Return the names of all units of a converted data set, in order.
+
+    Raises:
+        UserError: see `read_sidecar`.
+    """
+    sidecar = read_sidecar(folder / "dataset.json")
+    if unit == "class":
+        return sidecar.classes
+    labels = np.load(folder / "train.labels.npy", allow_pickle=False)
+    return [f"{sidecar.classes[label]} {index}" for index, label in enumerate(labels.tolist())]
 
 
 def read_sidecar(path: Path) -> Sidecar:

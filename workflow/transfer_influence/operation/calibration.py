@@ -16,7 +16,7 @@ from torch import nn
 from transfer_influence.config.recipe import StepSchedule
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.datasets.loaders import open_loader
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.datasets.staging import staged
 from transfer_influence.files import atomic
 from transfer_influence.job import JobOptions, all_devices
@@ -32,7 +32,7 @@ from transfer_influence.outcomes.shards import (
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
-from transfer_influence.subsets import examples_of, source_models
+from transfer_influence.subsets import source_models, training_examples
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, train
 
@@ -141,8 +141,9 @@ class _Bench:
         self._room = room
         labels = self._train_loader.labels
         if isinstance(stage, SourceStage):
-            self._source = source_models(stage, [0], self._classes)[0]
-            self._examples = examples_of(self._source.mask, labels)
+            unit = stage.subset.unit
+            self._source = source_models(stage, [0], unit_names(data, unit))[0]
+            self._examples = training_examples(self._source.mask, unit, labels)
         else:
             self._examples = np.arange(len(labels))
             self._save(build_model(stage.architecture, self._classes, seed=0))

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from transfer_influence.config.recipe import Recipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import Study
-from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
+from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_names
 from transfer_influence.errors import UserError
 from transfer_influence.operation.census import benchmark_seconds
 from transfer_influence.operation.jobs import Job, JobGroup, all_removals
 from transfer_influence.outcomes.tables import open_table, read_provenance
+from transfer_influence.subsets import listed_mask
 
 # Enough jobs to tell what one of a group costs.
 ENOUGH = 20
@@ -163,21 +164,34 @@ def steps_of_model(recipe: Recipe, examples: int) -> int:
 def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
     """Return on how many training images the models of each job are trained.
 
-    Where classes are left out, as if all had the same number of images.
+    Where units are left out, as if all had the same number of images.
 
     Raises:
         UserError: the data set has not been converted.
     """
     sidecar = sidecar_of(study, dataset_of(study, group))
-    classes = len(sidecar.classes)
+    units = sidecar.units(study.source.subset.unit)
     if group.rule == "train_sources":
-        kept = [study.source.subset.size(classes)] * len(group.jobs)
+        kept = [units_of_model(study, units)] * len(group.jobs)
     elif group.rule == "counterfactual_source":
         removals = all_removals(study)
-        kept = [classes - removals[job.name].count for job in group.jobs]
+        kept = [units - removals[job.name].count for job in group.jobs]
     else:
-        kept = [classes] * len(group.jobs)
-    return [sidecar.train_count * each // classes for each in kept]
+        kept = [units] * len(group.jobs)
+    return [sidecar.train_count * each // units for each in kept]
+
+
+def units_of_model(study: Study, units: int) -> int:
+    """Return how many of the source units a model is trained with.
+
+    Raises:
+        UserError: the units are listed in a file, and that is wrong.
+    """
+    subset = study.source.subset
+    if subset.listed is None:
+        return subset.size(units)
+    folder = data_folder(study, study.source.dataset)
+    return int(listed_mask(subset, unit_names(folder, subset.unit)).sum())
 
 
 def recipe_of(study: Study, group: JobGroup) -> Recipe:
@@ -196,7 +210,12 @@ def sidecar_of(study: Study, dataset: str) -> Sidecar:
     Raises:
         UserError: it has not been converted.
     """
-    return read_sidecar(study.results / study.study / "data" / dataset / "dataset.json")
+    return read_sidecar(data_folder(study, dataset) / "dataset.json")
+
+
+def data_folder(study: Study, dataset: str) -> Path:
+    """Return the folder of a converted data set."""
+    return study.results / study.study / "data" / dataset
 
 
 @dataclass(frozen=True)

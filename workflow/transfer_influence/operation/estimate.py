@@ -158,12 +158,12 @@ def disk(study: Study, plans: Sequence[StagePlan]) -> list[Disk]:
 
 
 def influence_bytes(study: Study, group: JobGroup) -> int:
-    """Return the bytes of a table of influences: two float32 a source class and target example.
+    """Return the bytes of a table of influences: two float32 a source unit and target example.
 
     Raises:
         UserError: a data set has not been converted.
     """
     if study.influence.outcome == "accuracy":
         return 0  # of the target as a whole
-    classes = len(sidecar_of(study, study.source.dataset).classes)
-    return classes * sidecar_of(study, dataset_of(study, group)).test_count * 2 * 4
+    units = sidecar_of(study, study.source.dataset).units(study.source.subset.unit)
+    return units * sidecar_of(study, dataset_of(study, group)).test_count * 2 * 4

@@ -10,6 +10,7 @@ RULES = {
     "convert_dataset": "data sets",
     "plot_dataset": "pictures of data sets",
     "train_sources": "source models",
+    "import_sources": "shards of source models",
     "transfer": "transfers",
     "summarize": "summary",
     "estimate_influence": "influences",
@@ -60,7 +61,7 @@ def job_groups(study: Study) -> list[JobGroup]:
     """Return all jobs of a study, in the order of `RULES`."""
     groups = [
         _group("convert_dataset", study.datasets, "data/{}/dataset.json"),
-        _group("train_sources", study.shards, "sources/{}.parquet", study.models_per_job),
+        _sources(study),
         _group("plot_dataset", study.datasets, "report/datasets/{}.svg"),
         _group("plot_accuracies", [""], "report/accuracies.svg"),
         _group("draw_rulegraph", [""], "report/rulegraph.svg"),
@@ -72,6 +73,13 @@ def job_groups(study: Study) -> list[JobGroup]:
         groups.append(_group("counterfactual_source", all_removals(study), output, models))
     order = list(RULES)
     return sorted(groups, key=lambda group: order.index(group.rule))
+
+
+def _sources(study: Study) -> JobGroup:
+    output = "sources/{}.parquet"
+    if study.source.checkpoints:
+        return _group("import_sources", study.shards, output)
+    return _group("train_sources", study.shards, output, study.models_per_job)
 
 
 def all_removals(study: Study) -> dict[str, Removal]:
@@ -91,10 +99,13 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
     groups = [
         _group("transfer", transfers, "transfers/{}.parquet", study.models_per_job, at),
         _group("summarize", [here], "summaries/{}.parquet", transfer=at),
-        _group("estimate_influence", estimators, "influences/{}.parquet", transfer=at),
-        _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
-        _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
     ]
+    if study.estimates:
+        groups += [
+            _group("estimate_influence", estimators, "influences/{}.parquet", transfer=at),
+            _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
+            _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
+        ]
     if study.counterfactuals:
         names = [f"{here}/{removal.name}" for removal in study.removals(target, mode)]
         output, models = "counterfactuals/transfers/{}.parquet", study.counterfactuals.replicates

@@ -12,10 +12,12 @@ import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from transfer_influence.config.recipe import Architecture, Recipe
-from transfer_influence.config.stages import TransferStage
-from transfer_influence.datasets.loaders import open_loader
+from transfer_influence.config.stages import ImportStage, TransferStage
+from transfer_influence.config.study import Unit
+from transfer_influence.datasets.loaders import Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.datasets.staging import staged
 from transfer_influence.errors import UserError
@@ -27,6 +29,7 @@ from transfer_influence.models.building import (
     load_backbone,
     place,
 )
+from transfer_influence.models.checkpoints import load_checkpoint, read_checkpoint
 from transfer_influence.outcomes.partial import PartialShard
 from transfer_influence.outcomes.tables import (
     PER_EXAMPLE,
@@ -36,7 +39,12 @@ from transfer_influence.outcomes.tables import (
 )
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
-from transfer_influence.subsets import SourceModel, examples_of, pack
+from transfer_influence.subsets import (
+    SourceModel,
+    own_test_examples,
+    pack,
+    training_examples,
+)
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, NotFiniteError, train
 
@@ -71,6 +79,7 @@ def device_name(device: torch.device) -> str:
 
 def train_sources(
     models: list[SourceModel],
+    unit: Unit,
     data: Path,
     architecture: Architecture,
     recipe: Recipe,
@@ -83,6 +92,7 @@ def train_sources(
 
     Args:
         models: what to train, in this order.
+        unit: what their masks keep.
         data: folder of the converted source data set.
         architecture: the network.
         recipe: how to train it.
@@ -104,31 +114,104 @@ def train_sources(
         train_loader = open_loader(folder, "train", recipe, device, workers)
         test_loader = open_loader(folder, "test", recipe, device, workers)
         normalize = Normalize(sidecar, device)
-        everything = np.arange(len(test_loader.labels))
 
         def train_one(number: int) -> tuple[pa.Table, dict[str, torch.Tensor]]:
             source, name = by_number[number], f"source model {number}"
+            assert source.seeds is not None
             model = build_model(architecture, len(sidecar.classes), source.seeds.weights)
             model = place(model, device)
-            kept = examples_of(source.mask, train_loader.labels)
+            kept = training_examples(source.mask, unit, train_loader.labels)
             train(model, train_loader, kept, normalize, recipe, source.seeds, device, name)
-            evaluation = evaluate(model, test_loader, everything, normalize, recipe, device)
-            check_loss(evaluation, name, source.seeds, recipe)
-            row = source_row(source, evaluation, examples_of(source.mask, test_loader.labels))
-            log.info("%s: ends, accuracy on its own classes %.4f", name, row["accuracy"][0].as_py())
-            state = model.state_dict().items()
-            return row, {key: value.cpu().contiguous() for key, value in state}
+            return evaluated(source, unit, model, test_loader, normalize, recipe, device)
 
         for number in shard.unfinished(list(by_number)):
             failed = identity(by_number[number], failed=True)
             shard.save(number, *trained(number, train_one, failed, shard, options))
+        finish_sources(list(by_number), shard, origin, device, started)
 
-        def write(weights: Path, table: Path) -> None:
-            write_weights(list(by_number), shard, weights)
-            provenance = origin.provenance(device_name(device), time.monotonic() - started)
-            write_rows(list(by_number), shard, table, provenance)
 
-        shard.finish(write)
+def import_sources(
+    models: list[SourceModel],
+    stage: ImportStage,
+    data: Path,
+    weights: Path,
+    table: Path,
+    origin: Origin,
+    options: JobOptions,
+) -> None:
+    """Read source models from checkpoints and evaluate them; write what `train_sources` does.
+
+    Args:
+        models: what to read, in this order.
+        stage: where the checkpoints are, and the network and recipe to evaluate them with.
+        data: folder of the converted source data set.
+        weights: safetensors file to write.
+        table: Parquet file to write.
+        origin: as in `train_sources`.
+        options: how to run.
+
+    Raises:
+        UserError: see `read_checkpoint` and `load_checkpoint`; or the loss of a model is not
+            finite.
+    """
+    started = time.monotonic()
+    shard = PartialShard([weights, table], origin.digest)
+    by_number = {source.model: source for source in models}
+    with all_devices(options) as workers, staged(data, options.scratch) as folder:
+        device = best_device()
+        sidecar = read_sidecar(folder / "dataset.json")
+        test_loader = open_loader(folder, "test", stage.recipe, device, workers)
+        normalize = Normalize(sidecar, device)
+        for number in shard.unfinished(list(by_number)):
+            path = Path(stage.checkpoints.format(model=number))
+            model = build_model(stage.architecture, len(sidecar.classes), seed=0)
+            state = read_checkpoint(path, stage.state_key, stage.key_map)
+            load_checkpoint(model, state, path)
+            model = place(model, device)
+            source, recipe = by_number[number], stage.recipe
+            shard.save(
+                number,
+                *evaluated(source, stage.unit, model, test_loader, normalize, recipe, device),
+            )
+        finish_sources(list(by_number), shard, origin, device, started)
+
+
+def evaluated(
+    source: SourceModel,
+    unit: Unit,
+    model: nn.Module,
+    loader: Loader,
+    normalize: Normalize,
+    recipe: Recipe,
+    device: torch.device,
+) -> tuple[pa.Table, dict[str, torch.Tensor]]:
+    """Return the row of a source model, evaluated on all images of `loader`, and its weights.
+
+    Raises:
+        NotFiniteError: see `check_loss`.
+    """
+    name = f"source model {source.model}"
+    everything = np.arange(len(loader.labels))
+    evaluation = evaluate(model, loader, everything, normalize, recipe, device)
+    check_loss(evaluation, name, source.seeds, recipe)
+    own = own_test_examples(source.mask, unit, loader.labels)
+    row = source_row(source, evaluation, own)
+    log.info("%s: ends, accuracy on its own classes %.4f", name, row["accuracy"][0].as_py())
+    state = model.state_dict().items()
+    return row, {key: value.cpu().contiguous() for key, value in state}
+
+
+def finish_sources(
+    models: list[int], shard: PartialShard, origin: Origin, device: torch.device, started: float
+) -> None:
+    """Write weights and table of a shard of source models that are all done."""
+
+    def write(weights: Path, table: Path) -> None:
+        write_weights(models, shard, weights)
+        provenance = origin.provenance(device_name(device), time.monotonic() - started)
+        write_rows(models, shard, table, provenance)
+
+    shard.finish(write)
 
 
 def transfer(
@@ -240,16 +323,23 @@ def trained(
     return failed, None
 
 
-def check_loss(evaluation: Evaluation, name: str, seeds: TrainingSeeds, recipe: Recipe) -> None:
+def check_loss(
+    evaluation: Evaluation, name: str, seeds: TrainingSeeds | None, recipe: Recipe
+) -> None:
     """Refuse a model that only the last step of its training has spoilt.
 
     Raises:
         NotFiniteError: its loss on the test images is not finite.
     """
     if not np.isfinite(evaluation.loss):
+        whose = f"{name} (seeds {seeds})" if seeds else name
+        remedy = (
+            f"lower the recipe's learning_rate ({recipe.learning_rate})"
+            if seeds
+            else "replace its checkpoint"
+        )
         raise NotFiniteError(
-            f"{name} (seeds {seeds}): the loss on the test images is {evaluation.loss}; lower the "
-            f"recipe's learning_rate ({recipe.learning_rate})."
+            f"{whose}: the loss on the test images is {evaluation.loss}; {remedy}."
         )
 
 
@@ -301,8 +391,8 @@ def read_weights(path: Path, model: int) -> dict[str, torch.Tensor]:
 def source_row(source: SourceModel, evaluation: Evaluation, own: np.ndarray) -> pa.Table:
     """Return the one-row table of a source model.
 
-    `own` are the test examples of the classes that the model was trained on: `accuracy` is over
-    these, while `class_accuracy` has all classes (0 for a class it never saw).
+    `own` are the test examples of the classes that the model has seen: `accuracy` is over these,
+    while `class_accuracy` has all classes (0 for a class it never saw).
     """
     row = identity(source, failed=False)
     row = row.append_column("accuracy", pa.array([float(evaluation.is_correct[own].mean())]))
@@ -310,10 +400,14 @@ def source_row(source: SourceModel, evaluation: Evaluation, own: np.ndarray) -> 
 
 
 def identity(source: SourceModel, failed: bool) -> pa.Table:
-    """Return the columns that a source model has even if its training failed."""
+    """Return the columns that a source model has even if its training failed.
+
+    The seed of a model that was not trained here is null.
+    """
+    seed = source.seeds and source.seeds.weights
     return (
         model_column(source.model, failed)
-        .append_column("seed", pa.array([source.seeds.weights], pa.int64()))
+        .append_column("seed", pa.array([seed], pa.int64()))
         .append_column("mask", pa.array([pack(source.mask)], pa.binary(-(-len(source.mask) // 8))))
     )
 
