@@ -19,7 +19,9 @@ rule estimate_influence:
         runtime=120,
     params:
         settings=lambda wildcards: InfluenceStage(
-            estimator=wildcards.estimator, outcome=study.influence.outcome
+            unit=study.source.subset.unit,
+            estimator=wildcards.estimator,
+            outcome=study.influence.outcome,
         ).model_dump_json(),
         code=code("estimate_influence.py"),
     message:

@@ -99,12 +99,12 @@ rule plot_influences:
         mem_mb=2000,
         runtime=30,
     params:
-        outcome=study.influence.outcome,
+        shown=f"--outcome {study.influence.outcome} --unit {study.source.subset.unit}",
         code=code("plot_influences.py"),
     message:
         "Draw the influences on {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_influences.py --ranking {input.ranking:q} --outcome {params.outcome}"
+        "plot_influences.py --ranking {input.ranking:q} {params.shown}"
         " --title '{wildcards.target}, {wildcards.mode}'"
         " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 
@@ -137,11 +137,12 @@ rule plot_counterfactuals:
         mem_mb=2000,
         runtime=30,
     params:
+        shown=f"--unit {study.source.subset.unit}",
         code=code("plot_counterfactuals.py"),
     message:
         "Draw the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q}"
+        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q} {params.shown}"
         " --title '{wildcards.target}, {wildcards.mode}'"
         " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Estimate the influence of every source class on one target in one mode."""
+"""Estimate the influence of every source class or example on one target in one mode."""
 
 import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import InfluenceStage
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.influence import estimate, write_influences
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -17,9 +17,10 @@ def main() -> None:
     with command_line("estimate_influence"):
         stage = parse(InfluenceStage, arguments.settings)
         data = read_sidecar(arguments.source)
-        influences = estimate(arguments.summary, stage.estimator, stage.outcome, data.classes)
+        names = unit_names(arguments.source.parent, stage.unit)
+        influences = estimate(arguments.summary, stage.estimator, stage.outcome, names)
         origin = Origin(stage.model_dump(mode="json"), {"source": data.digest}, arguments.code)
-        write_influences(influences, data.classes, arguments.output, origin.provenance())
+        write_influences(influences, names, arguments.output, origin.provenance())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,9 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from transfer_influence.config.study import Unit
 from transfer_influence.figures import (
     counterfactual_curves,
     counterfactual_table,
@@ -16,7 +18,7 @@ from transfer_influence.progress import command_line
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_counterfactuals"):
-        figure = counterfactual_curves(arguments.counterfactuals, arguments.title)
+        figure = counterfactual_curves(arguments.counterfactuals, arguments.title, arguments.unit)
         save(figure, arguments.svg, arguments.png)
         save_table(counterfactual_table(arguments.counterfactuals), arguments.csv)
 
@@ -28,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--title", required=True, help='what the title begins with, such as "uci_digits, fixed"'
+    )
+    parser.add_argument(
+        "--unit", required=True, choices=get_args(Unit), help="what was judged and removed"
     )
     parser.add_argument("--svg", required=True, type=Path, help="SVG file to write")
     parser.add_argument("--png", required=True, type=Path, help="PNG file to write")

@@ -493,7 +493,7 @@ def test_a_subset_is_half_if_nothing_is_said():
 
 def test_too_few_source_examples_are_refused():
     check_units("pictures", "example", 11, 11)
-    with pytest.raises(UserError, match="'pictures': 10 training examples, but the study needs at"):
+    with pytest.raises(UserError, match="'pictures': 10 examples, but the study needs at"):
         check_units("pictures", "example", 10, 11)
 
 
@@ -604,7 +604,10 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (SourceStage, source_stage(study())),
         (TransferStage, transfer_stage(study(), "few", "fixed")),
         (RemovalStage, removal_stage(study(), None, 0)),
-        (InfluenceStage, InfluenceStage(estimator="difference_in_means", outcome="accuracy")),
+        (
+            InfluenceStage,
+            InfluenceStage(unit="class", estimator="difference_in_means", outcome="accuracy"),
+        ),
     ],
     ids=["source", "transfer", "removal", "influence"],
 )

@@ -193,6 +193,18 @@ def test_influence_table_is_sorted_by_rank(tmp_path):
     assert found.to_dict("list") == table.to_pydict()
 
 
+def test_a_table_of_very_many_units_has_the_ends_of_the_ranking(tmp_path):
+    count = figures.MOST_ROWS + 2
+    path = write_ranking(tmp_path, count)
+    half = figures.MOST_ROWS // 2
+    kept = [*range(1, half + 1), *range(count - half + 1, count + 1)]
+    assert figures.influence_table(path)["rank"].tolist() == kept
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed", "example")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [f"{count - figures.MOST_BARS} more examples in between"]
+    assert "which source examples help" in figure.get_suptitle()
+
+
 # Counterfactuals
 
 
@@ -448,7 +460,16 @@ def outputs(folder: Path, *suffixes: str) -> list[Any]:
 
 def test_plot_influences_writes_figure_and_csv(tmp_path):
     path = write_ranking(tmp_path, 20)
-    arguments = ["--ranking", path, "--outcome", "raw_margin", "--title", "digits, fixed"]
+    arguments = [
+        "--ranking",
+        path,
+        "--outcome",
+        "raw_margin",
+        "--title",
+        "digits, fixed",
+        "--unit",
+        "class",
+    ]
     done = run("plot_influences.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     # The same bytes from another process.
@@ -463,7 +484,7 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
 
 def test_plot_counterfactuals_writes_figure_and_csv(tmp_path):
     path = write_counterfactuals(tmp_path, 4)
-    arguments = ["--counterfactuals", path, "--title", "digits, fixed"]
+    arguments = ["--counterfactuals", path, "--title", "digits, fixed", "--unit", "class"]
     done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     csv = pd.read_csv(tmp_path / "report" / "figure.csv", keep_default_na=False)
@@ -498,7 +519,14 @@ def test_plot_dataset_draws_the_images_of_a_beton(tmp_path, height, width):
 
 
 def test_a_missing_table_is_one_sentence_on_the_screen(tmp_path):
-    arguments = ["--counterfactuals", tmp_path / "none.parquet", "--title", "digits, fixed"]
+    arguments = [
+        "--counterfactuals",
+        tmp_path / "none.parquet",
+        "--title",
+        "digits, fixed",
+        "--unit",
+        "class",
+    ]
     done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.stats import t
 
-from transfer_influence.config.study import Outcome
+from transfer_influence.config.study import PLURAL, Outcome, Unit
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.outcomes.tables import open_table
@@ -44,6 +44,7 @@ BASELINE = "none"
 
 WIDTH = 7.5  # inches, the text width of a report
 MOST_BARS = 40
+MOST_ROWS = 10_000  # of a table
 MOST_CLASSES, EXAMPLES = 20, 8
 LEAST_REPLICATES = 3  # for an interval; below, the single models say more
 
@@ -69,13 +70,19 @@ styled = style.context(["default", STYLE])
 
 
 def influence_table(ranking: Path) -> pd.DataFrame:
-    """Return the ranking: `rank`, `unit`, `name`, `influence`, `standard_error`; best first."""
+    """Return the ranking: `rank`, `unit`, `name`, `influence`, `standard_error`; best first.
+
+    Of more than 10,000 units, the first 5,000 and the last 5,000: a report is to be opened.
+    """
     columns = ["rank", "unit", "name", "influence", "standard_error"]
-    return _rows(ranking, columns).sort_values("rank", ignore_index=True)
+    rows = _rows(ranking, columns).sort_values("rank", ignore_index=True)
+    if len(rows) > MOST_ROWS:
+        rows = pd.concat([rows[: MOST_ROWS // 2], rows[-MOST_ROWS // 2 :]], ignore_index=True)
+    return rows
 
 
 def counterfactual_table(counterfactuals: Path) -> pd.DataFrame:
-    """Summarise the retrained models: one row an order and number of removed classes.
+    """Summarise the retrained models: one row an order and number of removed units.
 
     Columns: `order` (`none` for the baseline), `removed`, `replicates`, `accuracy` and
     `source_accuracy` (means), `standard_deviation` of the accuracy, and `low` and `high`, its 95 %
@@ -115,13 +122,13 @@ def accuracy_table(summaries: Sequence[Path], names: Sequence[str]) -> pd.DataFr
 
 
 @styled
-def influence_bars(ranking: Path, outcome: Outcome, target: str) -> Figure:
-    """Draw the influence of each source class with its 95 % interval, most helpful on top.
+def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "class") -> Figure:
+    """Draw the influence of each source unit with its 95 % interval, most helpful on top.
 
-    Of more than 40 classes, the 20 most helpful and the 20 most harmful are drawn.
+    Of more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
     """
     rows = influence_table(ranking)
-    hidden = max(0, len(rows) - MOST_BARS)
+    hidden = max(0, rows["rank"].max() - MOST_BARS)
     half = MOST_BARS // 2
     rows["place"] = np.arange(len(rows))
     if hidden:
@@ -129,8 +136,8 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
     axes = figure.subplots()
     for label, colour, side in [
-        ("helpful: models with the class do better", BLUE, rows[rows["influence"] >= 0]),
-        ("harmful: models with the class do worse", VERMILION, rows[rows["influence"] < 0]),
+        (f"helpful: models with the {unit} do better", BLUE, rows[rows["influence"] >= 0]),
+        (f"harmful: models with the {unit} do worse", VERMILION, rows[rows["influence"] < 0]),
     ]:
         if len(side):
             axes.barh(side["place"], side["influence"], height=0.72, color=colour, label=label)
@@ -145,7 +152,7 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str) -> Figure:
         capthick=0.8,
     )
     if hidden:
-        _gap(axes, half, f"{hidden} more {'class' if hidden == 1 else 'classes'} in between")
+        _gap(axes, half, f"{hidden} more {unit if hidden == 1 else PLURAL[unit]} in between")
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(rows["place"], [_short(name, 36) for name in rows["name"]])
     axes.set_ylim(rows["place"].max() + 0.6, -0.6)
@@ -154,13 +161,13 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str) -> Figure:
     axes.grid(axis="x")
     axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}, with 95 % interval")
     figure.legend(loc="outside lower center", ncols=2)
-    _title(figure, f"{target}: which source classes help, and which hurt")
+    _title(figure, f"{target}: which source {PLURAL[unit]} help, and which hurt")
     return figure
 
 
 @styled
-def counterfactual_curves(counterfactuals: Path, target: str) -> Figure:
-    """Draw the target accuracy against the number of removed classes, one line an order.
+def counterfactual_curves(counterfactuals: Path, target: str, unit: Unit = "class") -> Figure:
+    """Draw the target accuracy against the number of removed units, one line an order.
 
     All lines start at the models that lost nothing.
     """
@@ -181,7 +188,7 @@ def counterfactual_curves(counterfactuals: Path, target: str) -> Figure:
         _dots(axes, models[models["order"] == BASELINE], GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
-    axes.set_xlabel("number of source classes removed")
+    axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
     axes.set_ylabel("accuracy on the target (%)")
     drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
     figure.legend(
@@ -189,7 +196,7 @@ def counterfactual_curves(counterfactuals: Path, target: str) -> Figure:
         ncols=4,
         title=f"Order of removal ({drawn}; faint dots: single retrained models)",
     )
-    _title(figure, f"{target}: accuracy after retraining without some source classes")
+    _title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
     return figure
 
 

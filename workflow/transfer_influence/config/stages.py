@@ -47,6 +47,7 @@ class TransferStage(Settings):
 class InfluenceStage(Settings):
     """How influences are estimated."""
 
+    unit: Unit
     estimator: Estimator
     outcome: Outcome
 

@@ -17,6 +17,7 @@ Order = Literal["top", "bottom", "random"]
 Estimator = Literal["difference_in_means"]
 FailedModels = Literal["stop", "exclude"]
 Unit = Literal["class", "example"]
+PLURAL: dict[Unit, str] = {"class": "classes", "example": "examples"}
 Sampling = Literal["uniform", "complement_pairs"]
 Outcome = Literal[
     "raw_margin", "softmax_margin", "raw_logit", "softmax_probability", "is_correct", "accuracy"
@@ -352,10 +353,9 @@ def check_units(dataset: str, unit: Unit, units: int, least: int) -> None:
         UserError: it has fewer.
     """
     if units < least:
-        kinds = {"class": "classes", "example": "training examples"}[unit]
         raise UserError(
-            f"data set {dataset!r}: {units} {kinds}, but the study needs at least {least}, so that "
-            f"a subset sees one and misses one, and two are left after a removal; change "
+            f"data set {dataset!r}: {units} {PLURAL[unit]}, but the study needs at least {least}, "
+            f"so that a subset sees one and misses one, and two are left after a removal; change "
             f"source.subset or counterfactuals.counts."
         )
 

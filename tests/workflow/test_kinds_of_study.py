@@ -1,0 +1,138 @@
+"""Miniatures of the other kinds of study, through the real DAG."""
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.workflow.conftest import RECIPE, STUDY, Project
+from transfer_influence.outcomes.shards import read_weights
+from transfer_influence.subsets import unpack
+
+# A whole study runs in each of these.
+pytestmark = pytest.mark.timeout(900)
+
+EXAMPLES = 400  # training images of the tiny study
+
+
+def run(project: Project, *arguments: str) -> str:
+    done = project.snakemake(*arguments)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def masks_of(path, units: int) -> np.ndarray:
+    return unpack(pq.read_table(path)["mask"].to_pylist(), units)
+
+
+def test_a_study_of_examples(project):
+    """Single images are drawn, judged, ranked and removed."""
+    source = {**STUDY["source"], "subset": {"unit": "example", "sampling": "complement_pairs"}}
+    project.write_study(
+        source=source,
+        models=6,
+        targets={"held_out": STUDY["targets"]["held_out"]},
+        counterfactuals={"orders": ["top", "bottom"], "counts": [0, 150], "replicates": 1},
+    )
+    run(project)
+    masks = masks_of(project.results / "summaries/held_out/fixed.parquet", EXAMPLES)
+    assert masks.shape == (6, EXAMPLES)
+    assert (masks[::2] != masks[1::2]).all()
+    summary = pd.read_parquet(project.results / "summaries/held_out/fixed.parquet")
+    outcomes = np.stack(summary["raw_margin"]).astype(np.float64).mean(axis=1)
+    ranking = pd.read_parquet(project.results / "influences/held_out/fixed/ranking.parquet")
+    assert sorted(ranking["unit"]) == list(range(EXAMPLES))
+    assert ranking["name"].is_unique
+    for row in ranking.iloc[[0, 200, 399]].itertuples():
+        kept = masks[:, row.unit]
+        difference = outcomes[kept].mean() - outcomes[~kept].mean()
+        assert row.influence == pytest.approx(difference)
+    table = pd.read_parquet(project.results / "counterfactuals/held_out/fixed.parquet")
+    removed = ~unpack(table["mask"].tolist(), EXAMPLES)
+    found = {
+        (row.order, row.removed): set(np.flatnonzero(mask))
+        for row, mask in zip(table.itertuples(), removed, strict=True)
+    }
+    assert found == {
+        ("none", 0): set(),
+        ("top", 150): set(ranking["unit"][:150]),
+        ("bottom", 150): set(ranking["unit"][-150:]),
+    }
+    svg = (project.results / "report/held_out/fixed/counterfactuals.svg").read_text()
+    assert "number of source examples removed" in svg
+    report = project.folder / "report.html"
+    run(project, "--report", str(report))
+    assert "Influence of each source example on" in report.read_text()
+    assert project.planned() == set()
+
+
+def test_a_study_of_existing_models(finished_copy):
+    """A bank of the models that the tiny study has trained leads to the same outcomes."""
+    bank = finished_copy.folder / "bank"
+    bank.mkdir()
+    shards = [
+        finished_copy.results / f"sources/{name}" for name in ("000000-000003", "000004-000007")
+    ]
+    for model in range(7):
+        state = read_weights(shards[model // 4].with_suffix(".safetensors"), model)
+        renamed = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 2, "model": renamed}, bank / f"{model:02d}.pt")
+    masks = np.concatenate([masks_of(shard.with_suffix(".parquet"), 10) for shard in shards])
+    np.save(bank / "masks.npy", masks[:7])
+    source = {
+        **STUDY["source"],
+        "checkpoints": "bank/{model:02d}.pt",
+        "masks": "bank/masks.npy",
+        "state_key": "model",
+        "key_map": {"module.": ""},
+    }
+    study = {"source": source, "results": "from bank", "counterfactuals": None}
+    finished_copy.write_study(**study, models=8)
+    refused = finished_copy.snakemake("--dry-run")
+    assert refused.returncode != 0
+    assert "bank/masks.npy: masks of 7 models, but 8 are asked for" in refused.stdout
+    targets = {"photos": {"modes": ["full"], "recipe": RECIPE}}
+    (bank / "05.pt").rename(bank / "5.pt")
+    finished_copy.write_study(**study, models=7, targets=targets)
+    refused = finished_copy.snakemake("--dry-run")
+    assert "source.checkpoints: no file bank/05.pt for model 5 of 7" in refused.stdout
+    (bank / "5.pt").rename(bank / "05.pt")
+    said = run(finished_copy)
+    assert "train_sources" not in said
+    ours = pd.read_parquet(finished_copy.folder / "from bank/tiny/summaries/photos/full.parquet")
+    trained = pd.read_parquet(finished_copy.results / "summaries/photos/full.parquet")
+    pd.testing.assert_frame_equal(ours, trained[:7])
+    assert finished_copy.planned() == set()
+    # The bank has grown by one: only what the last shard holds is read and transferred again.
+    np.save(bank / "masks.npy", masks)
+    state = read_weights(shards[1].with_suffix(".safetensors"), 7)
+    torch.save({"model": state}, bank / "07.pt")
+    finished_copy.write_study(**study, models=8, targets=targets)
+    planned = finished_copy.planned()
+    assert "Read source models 000004-000007 from checkpoints" in planned
+    assert not [job for job in planned if "000000-000003" in job]
+
+
+def test_a_study_of_a_subset_picked_by_hand(project):
+    """Models that all see the same classes: outcomes, but no influences."""
+    (project.folder / "odd.txt").write_text("1\n3\n5\n7\n9\n")
+    source = {**STUDY["source"], "subset": {"keep": "odd.txt"}}
+    project.write_study(
+        source=source,
+        models=2,
+        targets={"held_out": STUDY["targets"]["held_out"]},
+        counterfactuals=None,
+    )
+    run(project)
+    masks = masks_of(project.results / "summaries/held_out/fixed.parquet", 10)
+    assert masks.tolist() == [[False, True] * 5] * 2
+    assert not (project.results / "influences").exists()
+    assert project.planned() == set()
+    (project.folder / "odd.txt").write_text("1\n3\n5\n7\n8\n")
+    planned = project.planned()
+    assert "Train source models 000000-000003" in planned
+    (project.folder / "odd.txt").write_text("1\n3\neleven\n")
+    refused = project.snakemake("--dry-run")
+    assert "odd.txt: 'eleven' is neither the name of one of the 10 units" in refused.stdout
