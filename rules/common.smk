@@ -2,7 +2,6 @@
 
 import atexit
 import functools
-import json
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 checkout = Path(workflow.basedir)
 sys.path.insert(0, str(checkout / "workflow"))
 
-from transfer_influence.config.dataset import describe_dataset
+from transfer_influence.config.dataset import check_places, describe_dataset, find_with_parts
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
     InfluenceStage,
@@ -52,9 +51,9 @@ dataset_folders = [
 
 
 @functools.cache
-def description_of(dataset):
+def description_of(dataset, results):
     """Return the settings of a data set as JSON; cached, as it lists the files of folders."""
-    return describe_dataset(dataset, dataset_folders)
+    return describe_dataset(dataset, dataset_folders, Path(results, "data", ".listings"))
 
 
 def checked_study():
@@ -63,8 +62,9 @@ def checked_study():
         for path in study_files:
             read_yaml(path)  # refuses keys that stand twice, which Snakemake lets pass
         study = check_study(config, str(study_files[-1]))
+        check_images(study)
         for name in study.datasets:
-            description_of(name)
+            description_of(name, str(study.results / study.study))
         check_source(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import
@@ -75,10 +75,18 @@ def checked_study():
     return study
 
 
+def check_images(study):
+    """Check that the images of all data sets are there that are still to be converted."""
+    data = study.results / study.study / "data"
+    waiting = [name for name in study.datasets if not (data / name / "dataset.json").exists()]
+    if workflow.is_main_process:  # jobs may run where the originals cannot be seen
+        check_places(waiting, dataset_folders)
+
+
 def check_source(study):
     """Check the study against its checkpoints, and its source data set if that is converted."""
     source = study.source
-    if source.checkpoints:
+    if source.checkpoints and workflow.is_main_process:
         check_bank(study)
     if source.subset.listed and not source.subset.listed.is_file():
         raise UserError(f"source.subset: no file {source.subset.listed}; correct the path.")
@@ -166,14 +174,10 @@ def code(script):
     return code_digest(checkout / "scripts" / script)
 
 
-def arrays_of(wildcards):
-    """Return the files of arrays behind a data set, so that new ones are noticed."""
-    described = json.loads(description_of(wildcards.dataset))
-    return [
-        settings["source"]
-        for settings in described.values()
-        if settings.get("source", "").endswith(".npz")
-    ]
+def files_of(wildcards):
+    """Return the arrays, tables and lists behind a data set, so that new ones are noticed."""
+    found = find_with_parts(wildcards.dataset, dataset_folders)
+    return [str(file) for settings, _ in found.values() for file in settings.files]
 
 
 def data_of(name):

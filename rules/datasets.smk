@@ -3,12 +3,14 @@
 
 rule convert_dataset:
     input:
-        arrays=arrays_of,
+        files=files_of,
     output:
         train=f"{results}/data/{{dataset}}/train.beton",
         test=f"{results}/data/{{dataset}}/test.beton",
         train_labels=f"{results}/data/{{dataset}}/train.labels.npy",
         test_labels=f"{results}/data/{{dataset}}/test.labels.npy",
+        train_examples=f"{results}/data/{{dataset}}/train.examples.parquet",
+        test_examples=f"{results}/data/{{dataset}}/test.examples.parquet",
         sidecar=f"{results}/data/{{dataset}}/dataset.json",
     log:
         f"{results}/logs/convert_dataset/{{dataset}}.log",
@@ -29,7 +31,7 @@ rule convert_dataset:
         ),
     params:
         output=lambda wildcards, output: str(Path(output.sidecar).parent),
-        settings=lambda wildcards: description_of(wildcards.dataset),
+        settings=lambda wildcards: description_of(wildcards.dataset, results),
         code=code("convert_dataset.py"),
     message:
         "Convert the images of {wildcards.dataset}"

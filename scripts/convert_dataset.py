@@ -13,7 +13,8 @@ from transfer_influence.progress import command_line
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Writes {train,test}.beton, {train,test}.labels.npy and, last, dataset.json.",
+        epilog="Writes {train,test}.beton, {train,test}.labels.npy, {train,test}.examples.parquet "
+        "and, last, dataset.json.",
     )
     parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the data set")
     parser.add_argument(

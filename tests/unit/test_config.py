@@ -396,7 +396,8 @@ def test_the_first_folder_that_has_a_data_set_counts(tmp_path):
         ("source: x.npz\n", "kind: this key is missing; add it."),
         (
             "kind: arays\nsource: x.npz\n",
-            "kind: 'arays' is not valid: choose one of 'folder', 'torchvision', 'arrays', 'union'.",
+            "kind: 'arays' is not valid: choose one of 'folder', 'torchvision', 'arrays', 'table', "
+            "'union'.",
         ),
         ("kind: arrays\n", "source: this key is missing; add it."),
         (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from transfer_influence.datasets.beton import decode_all
 from transfer_influence.datasets.conversion import convert
-from transfer_influence.datasets.kinds import RawDataset, open_dataset
+from transfer_influence.datasets.opening import RawDataset, open_dataset
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
 
@@ -459,7 +459,9 @@ def test_conversion_writes_what_the_sidecar_says(tmp_path: Path) -> None:
     pixels[..., 2] = 77
     folder = convert_arrays(tmp_path, pixels, licence="mine", citation="me", classes=["x", "y"])
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("dataset.json", "test.beton", "test.labels.npy", "train.beton", "train.labels.npy"),
+        "dataset.json",
+        *("test.beton", "test.examples.parquet", "test.labels.npy"),
+        *("train.beton", "train.examples.parquet", "train.labels.npy"),
     ]
     sidecar = read_sidecar(folder / "dataset.json")
     train, test = (decode_all(folder / f"{split}.beton") for split in ("train", "test"))
@@ -525,7 +527,7 @@ def test_sidecar_mistakes(tmp_path: Path) -> None:
         ("{", "the whole file"),
         (json.dumps({**good, "extra": 1}), "extra"),
         (json.dumps({**good, "mean": [0.5]}), "mean"),
-        (json.dumps({**good, "format": 99}), "format 99 where this version reads 1"),
+        (json.dumps({**good, "format": 99}), "format 99 where this version reads 2"),
     ):
         path.write_text(wrong)
         with pytest.raises(UserError, match=match):

@@ -33,10 +33,12 @@ DOCUMENTED: list[type[BaseModel]] = [
     study.Counterfactuals,
     dataset.DatasetSettings,
     dataset.Split,
+    dataset.Normalisation,
     dataset.Storage,
     dataset.FolderDataset,
     dataset.TorchvisionDataset,
     dataset.ArraysDataset,
+    dataset.TableDataset,
     dataset.UnionDataset,
 ]
 

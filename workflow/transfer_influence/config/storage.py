@@ -12,13 +12,19 @@ class Storage(Settings):
 
     mode: Literal["raw", "jpg", "smart", "proportion"] = Field(
         "raw",
-        description="`smart`: JPEG where raw is over `smart_threshold`; `proportion`: at random.",
+        description="`raw`: pixels; `jpg`: JPEG; `smart`: JPEG where raw is over "
+        "`smart_threshold`; `proportion`: JPEG for a share of the images, at random.",
+        examples=["proportion"],
     )
-    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality, 1 to 100.", examples=[95])
     max_resolution: PositiveInt | None = Field(
-        None, description="Longest side in pixels; larger images are shrunk."
+        None,
+        description="Longest side in pixels; larger images are shrunk.",
+        examples=[400],
     )
-    smart_threshold: PositiveInt = Field(100_000, description="Bytes, for `smart`.")
+    smart_threshold: PositiveInt = Field(
+        100_000, description="Bytes, for `smart`.", examples=[200_000]
+    )
     proportion: float = Field(
-        0.5, ge=0, le=1, description="Share written as JPEG, for `proportion`."
+        0.5, ge=0, le=1, description="Share written as JPEG, for `proportion`.", examples=[0.25]
     )

@@ -9,7 +9,8 @@ import hashlib
 import os
 import queue
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 
 from transfer_influence.config.storage import Storage
-from transfer_influence.datasets.images import Images
+from transfer_influence.datasets.images import Images, UnreadableError, stored_mode
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.progress import progress
@@ -106,11 +107,29 @@ class Contents:
         sizes: int64 (N, 2), height and width of every image in pixels.
         histogram: int64 (3, 256), how often each value occurs in red, green and blue.
         digest: SHA-256 over height, width, label and pixels of every image, in order.
+        kept: int64 (N,), which of the images given these are.
+        pixel_digests: digest of height, width and pixels of every image, 16 hexadecimal digits.
+        modes: how many images had each mode in their file, by PIL's name.
+        unreadable: names of the images left out as they cannot be read.
+        dropped: which of the images given were left out for their pixels, with their digests.
     """
 
     sizes: np.ndarray
     histogram: np.ndarray
     digest: bytes
+    kept: np.ndarray
+    pixel_digests: list[str]
+    modes: dict[str, int]
+    unreadable: list[str]
+    dropped: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which images to leave out."""
+
+    skip_unreadable: bool
+    unwanted: frozenset[str]
 
 
 class _PageTooSmallError(Exception):
@@ -118,23 +137,40 @@ class _PageTooSmallError(Exception):
         self.needed = needed
 
 
-def write_beton(path: Path, images: Images, storage: Storage) -> Contents:
+def write_beton(
+    path: Path,
+    images: Images,
+    storage: Storage,
+    skip_unreadable: bool = False,
+    unwanted: Collection[str] = (),
+) -> Contents:
     """Write images and labels as the fields `image` and `label`; same input, same bytes.
 
+    Args:
+        path: file to write.
+        images: what to write.
+        storage: how to write it.
+        skip_unreadable: leave out images that cannot be read.
+        unwanted: leave out images with these digests of pixels.
+
     Raises:
-        UserError: an image cannot be read or is too large.
+        UserError: an image cannot be read, if these are not to be skipped, or is too large; or no
+            image is left.
     """
+    choice = _Choice(skip_unreadable, frozenset(unwanted))
     page_size = MIN_PAGE_SIZE
     while True:
         try:
             with atomic(path) as temporary:
-                return _write(temporary, path.name, images, storage, page_size)
+                return _write(temporary, path.name, images, storage, choice, page_size)
         except _PageTooSmallError as too_small:
             # Begin again: rare, and it saves opening every image twice to learn the largest.
             page_size = 1 << (too_small.needed - 1).bit_length()
 
 
-def _write(path: Path, title: str, images: Images, storage: Storage, page_size: int) -> Contents:
+def _write(
+    path: Path, title: str, images: Images, storage: Storage, choice: _Choice, page_size: int
+) -> Contents:
     """Write with FFCV's parts but in this process.
 
     FFCV's own worker process hangs the writer when a sample raises; and only one worker gives the
@@ -159,24 +195,62 @@ def _write(path: Path, title: str, images: Images, storage: Storage, page_size: 
 
     histogram = np.zeros((3, 256), np.int64)
     digest = hashlib.sha256()
+    kept: list[int] = []
+    pixel_digests: list[str] = []
+    modes: Counter[str] = Counter()
+    unreadable: list[str] = []
+    dropped: dict[int, str] = {}
     with _numpy_seed(0), allocator:  # FFCV draws from NumPy's global stream for `proportion`
         for index in progress(range(len(images)), title, "image"):
-            pixels = _pixels(images, index, storage, page_size)
+            try:
+                pixels, mode = _pixels(images, index, storage, page_size)
+            except UnreadableError:
+                if not choice.skip_unreadable:
+                    raise
+                unreadable.append(images.name(index))
+                continue
+            pixel_digest = _pixel_digest(pixels)
+            if pixel_digest in choice.unwanted:
+                dropped[index] = pixel_digest
+                continue
             label = int(images.labels[index])
             sample = (pixels, label)
-            handle_sample(sample, index, metadata.dtype.names, metadata, allocator, fields)
+            handle_sample(sample, len(kept), metadata.dtype.names, metadata, allocator, fields)
             histogram += [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
             digest.update(struct.pack("<3q", *pixels.shape[:2], label))
             digest.update(pixels.data)
+            kept.append(index)
+            pixel_digests.append(pixel_digest)
+            modes[mode] += 1
+    if not kept:
+        raise UserError(f"{path.parent / title}: no image is left to write; check the images.")
+    metadata = metadata[: len(kept)]  # the rest of its room in the file stays empty
+    writer.header["num_samples"] = len(kept)
     writer.metadata_sm = SimpleNamespace(buf=metadata.tobytes())
     writer.finalize(allocator.allocations)
     sizes = np.stack([metadata["f0"]["height"], metadata["f0"]["width"]], axis=1)
-    return Contents(sizes.astype(np.int64), histogram, digest.digest())
+    return Contents(
+        sizes=sizes.astype(np.int64),
+        histogram=histogram,
+        digest=digest.digest(),
+        kept=np.array(kept, np.int64),
+        pixel_digests=pixel_digests,
+        modes=dict(modes),
+        unreadable=unreadable,
+        dropped=dropped,
+    )
 
 
-def _pixels(images: Images, index: int, storage: Storage, page_size: int) -> np.ndarray:
-    """Return image `index` as it is to be stored: uint8 (H, W, 3), contiguous."""
-    pixels = np.ascontiguousarray(resizer(np.asarray(images.image(index)), storage.max_resolution))
+def _pixel_digest(pixels: np.ndarray) -> str:
+    height, width = pixels.shape[:2]
+    salt = struct.pack("<2q", height, width)  # or 2 × 8 pixels could pass for 4 × 4
+    return hashlib.blake2b(pixels.data, digest_size=8, salt=salt).hexdigest()
+
+
+def _pixels(images: Images, index: int, storage: Storage, page_size: int) -> tuple[np.ndarray, str]:
+    """Return image `index` as it is to be stored, uint8 (H, W, 3), contiguous, and its old mode."""
+    image = images.image(index)
+    pixels = np.ascontiguousarray(resizer(np.asarray(image), storage.max_resolution))
     if max(pixels.shape) > LARGEST_SIDE or pixels.size == 0:
         raise UserError(
             f"{images.name(index)}: {pixels.shape[1]} × {pixels.shape[0]} pixels; remove the image "
@@ -185,7 +259,7 @@ def _pixels(images: Images, index: int, storage: Storage, page_size: int) -> np.
     # Twice: a JPEG of noise can be larger than its pixels.
     if 2 * pixels.nbytes > page_size:
         raise _PageTooSmallError(2 * pixels.nbytes)
-    return pixels
+    return pixels, stored_mode(image)
 
 
 @contextmanager

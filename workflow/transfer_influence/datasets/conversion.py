@@ -6,12 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from transfer_influence.config.storage import Storage
+from transfer_influence.config.dataset import DatasetSettings
 from transfer_influence.config.study import Unit, check_units
 from transfer_influence.datasets.beton import Contents, write_beton
-from transfer_influence.datasets.kinds import open_dataset
-from transfer_influence.datasets.sidecar import FORMAT, Sidecar
+from transfer_influence.datasets.images import Images
+from transfer_influence.datasets.opening import RawDataset, check_no_class_is_empty, open_dataset
+from transfer_influence.datasets.sidecar import FORMAT, Finding, Sidecar
+from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 
 log = logging.getLogger(__name__)
@@ -20,7 +24,11 @@ log = logging.getLogger(__name__)
 def convert(
     name: str, folders: list[Path], output: Path, unit: Unit = "class", least: int = 2
 ) -> None:
-    """Write `{train,test}.beton`, `{train,test}.labels.npy` and, last, `dataset.json`.
+    """Write `{train,test}.{beton,labels.npy,examples.parquet}` and, last, `dataset.json`.
+
+    `examples.parquet` has a row for each image of the `.beton`, in its order: `label` (int64),
+    `name` (its path, or what else tells it from others) and `digest` (of height, width and pixels
+    as stored, before JPEG; 16 hexadecimal digits).
 
     Args:
         name: name of the data set.
@@ -30,7 +38,7 @@ def convert(
         least: how many of those it needs.
 
     Raises:
-        UserError: the settings are wrong, do not fit the images, or an image cannot be read.
+        UserError: the settings are wrong, do not fit the images, or refuse what a check found.
     """
     raw = open_dataset(name, folders)
     check_units(name, unit, {"class": len(raw.classes), "example": len(raw.train)}[unit], least)
@@ -39,29 +47,42 @@ def convert(
         *(name, len(raw.classes), len(raw.train), len(raw.test)),
     )
     (output / "dataset.json").unlink(missing_ok=True)  # it stands for files that are whole
-    contents = {}
-    for split, images in (("train", raw.train), ("test", raw.test)):
-        contents[split] = write_beton(output / f"{split}.beton", images, raw.storage)
-        with atomic(output / f"{split}.labels.npy") as path:
-            np.save(path, images.labels, allow_pickle=False)
-    train, test = contents["train"], contents["test"]
+    test = _write(output, "test", raw.test, raw, unwanted={})
+    # Test images first: of an image that stands in both, the test image stays.
+    tested = dict(zip(test.pixel_digests, _names(raw.test, test.kept), strict=True))
+    train = _write(output, "train", raw.train, raw, unwanted=tested)
+    overlap = _overlap(raw, train, tested)
+    unreadable = train.unreadable + test.unreadable
+    if unreadable:
+        log.warning("%s: %d unreadable images left out: %s", name, *_told(unreadable))
+    train_labels, test_labels = raw.train.labels[train.kept], raw.test.labels[test.kept]
+    for part, labels in (("train", train_labels), ("test", test_labels)):
+        check_no_class_is_empty(labels, raw.classes, f"data set {name!r}: {part} part")
     sizes = np.concatenate([train.sizes, test.sizes])
     mean, std = _mean_and_std(train)
+    given = raw.settings.normalisation
     sidecar = Sidecar(
         format=FORMAT,
         ffcv=version("ffcv"),
         name=name,
         classes=raw.classes,
-        train_count=len(raw.train),
-        test_count=len(raw.test),
-        train_class_counts=_class_counts(raw.train.labels, raw.classes),
-        test_class_counts=_class_counts(raw.test.labels, raw.classes),
-        mean=mean,
-        std=std,
+        train_count=len(train_labels),
+        test_count=len(test_labels),
+        train_class_counts=_class_counts(train_labels, raw.classes),
+        test_class_counts=_class_counts(test_labels, raw.classes),
+        mean=given.mean if given else mean,
+        std=given.std if given else std,
+        modes={
+            mode: train.modes.get(mode, 0) + test.modes.get(mode, 0)
+            for mode in sorted(train.modes | test.modes)
+        },
+        unreadable=Finding.of(unreadable),
+        overlap=Finding.of(overlap),
+        overlap_dropped=raw.settings.overlap == "drop",
         image_size=sizes[0].tolist() if (sizes == sizes[0]).all() else None,
         largest_size=sizes.max(axis=0).tolist(),
-        digest=_digest(train, test, raw.storage),
-        storage=raw.storage,
+        digest=_digest(train, test, raw.settings),
+        storage=raw.settings.storage,
         licence=raw.licence,
         citation=raw.citation,
     )
@@ -70,10 +91,78 @@ def convert(
     log.info("%s: digest %s, written to %s", name, sidecar.digest[:12], output)
 
 
-def _digest(train: Contents, test: Contents, storage: Storage) -> str:
-    """Digest what a model can see: the pixels before storage, and how they are stored."""
-    stored = storage.model_dump_json().encode()
-    return hashlib.sha256(train.digest + test.digest + stored).hexdigest()
+def _write(
+    output: Path, part: str, images: Images, raw: RawDataset, unwanted: dict[str, str]
+) -> Contents:
+    """Write the three files of a part."""
+    settings = raw.settings
+    contents = write_beton(
+        output / f"{part}.beton",
+        images,
+        settings.storage,
+        skip_unreadable=settings.unreadable == "skip",
+        unwanted=unwanted if settings.overlap == "drop" else (),
+    )
+    labels = images.labels[contents.kept]
+    with atomic(output / f"{part}.labels.npy") as path:
+        np.save(path, labels, allow_pickle=False)
+    columns = {
+        "label": pa.array(labels),
+        "name": pa.array(_names(images, contents.kept), pa.string()),
+        "digest": pa.array(contents.pixel_digests, pa.string()),
+    }
+    with atomic(output / f"{part}.examples.parquet") as path:
+        pq.write_table(pa.table(columns), path, compression="zstd")
+    return contents
+
+
+def _names(images: Images, indices: np.ndarray) -> list[str]:
+    return [images.name(int(index)) for index in indices]
+
+
+def _overlap(raw: RawDataset, train: Contents, tested: dict[str, str]) -> list[str]:
+    """Return the training images that are test images as well, written or dropped.
+
+    Args:
+        raw: the data set.
+        train: what was written of its training images.
+        tested: names of the test images, by the digest of their pixels.
+
+    Raises:
+        UserError: there are some, and the data set's file refuses them.
+    """
+    written = zip(train.kept.tolist(), train.pixel_digests, strict=True)
+    found = train.dropped | {index: digest for index, digest in written if digest in tested}
+    pairs = [f"{raw.train.name(index)} = {tested[found[index]]}" for index in sorted(found)]
+    if not pairs:
+        return []
+    if raw.settings.overlap == "error":
+        raise UserError(
+            f"data set {raw.name!r}: {len(pairs)} training images are test images as well, such as "
+            f"{pairs[0]}; remove them, or set `overlap: drop` or `report`."
+        )
+    done = "dropped" if raw.settings.overlap == "drop" else "kept"
+    log.warning(
+        "%s: %d training images are test images as well (%s): %s",
+        raw.name,
+        len(pairs),
+        done,
+        _told(pairs)[1],
+    )
+    return pairs
+
+
+def _told(names: list[str]) -> tuple[int, str]:
+    """Return how many there are, and the first few."""
+    return len(names), ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _digest(train: Contents, test: Contents, settings: DatasetSettings) -> str:
+    """Digest what a model can see: pixels before storage, how they are stored and normalised."""
+    decided = train.digest + test.digest + settings.storage.model_dump_json().encode()
+    if settings.normalisation is not None:  # else it follows from the pixels
+        decided += settings.normalisation.model_dump_json().encode()
+    return hashlib.sha256(decided).hexdigest()
 
 
 def _class_counts(labels: np.ndarray, classes: list[str]) -> list[int]:

@@ -28,6 +28,13 @@ _MODES = {
 }
 
 
+_STORED_MODE = "stored mode"  # where an image remembers it once it has been converted
+
+
+class UnreadableError(UserError):
+    """An image is missing, damaged or cut short."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Images with labels, decoded one at a time.
@@ -48,18 +55,25 @@ class Images:
     def image(self, index: int) -> Image.Image:
         """Return image `index` in mode RGB, fully decoded.
 
+        Its mode before that is what `stored_mode` returns.
+
         Raises:
-            UserError: the image cannot be read, or has more than 8 bits a channel.
+            UnreadableError: the image is missing, damaged or cut short.
+            UserError: it has more than 8 bits a channel.
         """
         try:
             image = self.load(index)
+            mode = stored_mode(image)
             if image.mode in _MODES:
-                return image.convert("RGB")
+                image = image.convert("RGB")
+                image.info = {_STORED_MODE: mode}
+                return image
         except UserError:
             raise
         except Exception as error:  # PIL's decoders raise all sorts
-            raise UserError(
-                f"{self.name(index)}: not readable as an image ({error}); replace or remove it."
+            raise UnreadableError(
+                f"{self.name(index)}: not readable as an image ({error}); replace or remove it, or "
+                "set `unreadable: skip` in the data set's file."
             ) from None
         raise UserError(
             f"{self.name(index)}: pixels of mode {image.mode!r} do not fit into 8 bits; convert "
@@ -73,6 +87,10 @@ class Images:
             lambda index: self.load(int(indices[index])),
             lambda index: self.name(int(indices[index])),
         )
+
+    def relabelled(self, labels: np.ndarray) -> "Images":
+        """Return the same images with other labels, int64 (N,)."""
+        return replace(self, labels=labels)
 
     def resized(self, size: int) -> "Images":
         """Return RGB images of `size` × `size` pixels: shorter side resized, centre cropped."""
@@ -97,6 +115,11 @@ def side_by_side(parts: Sequence[Images], first_labels: Sequence[int]) -> Images
 
     labels = [part.labels + first for part, first in zip(parts, first_labels, strict=True)]
     return Images(np.concatenate(labels), load, name)
+
+
+def stored_mode(image: Image.Image) -> str:
+    """Return PIL's name of the mode an image had in its file, such as `CMYK`."""
+    return str(image.info.get(_STORED_MODE, image.mode))
 
 
 def _centre_square(image: Image.Image, size: int) -> Image.Image:

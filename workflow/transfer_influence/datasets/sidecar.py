@@ -10,10 +10,30 @@ from transfer_influence.config.storage import Storage
 from transfer_influence.config.study import Unit
 from transfer_influence.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+NAMED = 100
 
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 HeightWidth = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class Finding(BaseModel):
+    """Images that a check found.
+
+    Attributes:
+        count: how many there are.
+        names: the first ones, at most 100.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = 0
+    names: list[str] = []
+
+    @classmethod
+    def of(cls, names: list[str]) -> "Finding":
+        """Return the finding of all these."""
+        return cls(count=len(names), names=names[:NAMED])
 
 
 class Sidecar(BaseModel):
@@ -28,13 +48,20 @@ class Sidecar(BaseModel):
         test_count: number of test images.
         train_class_counts: the same, class by class.
         test_class_counts: the same, class by class.
-        mean: red, green and blue over all training pixels, black 0 and white 1.
+        mean: red, green and blue to normalise with, black 0 and white 1: what the data set's file
+            says, else that of all training pixels.
         std: standard deviation of the same; 1 for a channel that never changes.
+        modes: how many images of both splits had each mode in their file, by PIL's name; all have
+            become RGB. Classes of torchvision that hand out RGB themselves hide the mode.
+        unreadable: images of both splits left out as they are missing, damaged or cut short.
+        overlap: training images whose pixels are those of a test image, as `train = test`.
+        overlap_dropped: whether these were left out of the training images.
         image_size: height and width in pixels if all images of both splits share them.
         largest_size: largest height and largest width.
         digest: SHA-256 in hex over the digests of the training and the test split, each over
             height, width and label (little-endian int64) and RGB pixels of every image, in order,
-            and over `storage`. With JPEG storage, the pixels before compression.
+            and over `storage` and, if the data set's file gives it, the normalisation. With JPEG
+            storage, the pixels before compression.
         storage: how the images were written.
         licence: licence of the images.
         citation: whom to cite for them.
@@ -52,6 +79,10 @@ class Sidecar(BaseModel):
     test_class_counts: list[int]
     mean: Channels
     std: Channels
+    modes: dict[str, int] = {}
+    unreadable: Finding = Finding()
+    overlap: Finding = Finding()
+    overlap_dropped: bool = False
     image_size: HeightWidth | None
     largest_size: HeightWidth
     digest: str
