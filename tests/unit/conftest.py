@@ -12,6 +12,8 @@ import yaml
 from transfer_influence.config.recipe import CyclicSchedule, Recipe
 from transfer_influence.datasets import beton
 from transfer_influence.datasets.conversion import convert
+from transfer_influence.datasets.opening import RawDataset, open_dataset
+from transfer_influence.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -54,6 +56,19 @@ def convert_arrays(folder: Path, images: np.ndarray, **settings: Any) -> Path:
     write_settings(folder, "made", kind="arrays", source=source, **settings)
     convert("made", [folder], folder / "converted")
     return folder / "converted"
+
+
+def opened(folder: Path, **values: Any) -> RawDataset:
+    write_settings(folder, "made", **values)
+    return open_dataset("made", [folder])
+
+
+def refused(folder: Path, match: str, **values: Any) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        opened(folder, **values)
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
 
 
 @pytest.fixture

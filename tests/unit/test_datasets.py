@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import convert_arrays, random_images, write_settings
+from conftest import convert_arrays, opened, random_images, refused, write_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from transfer_influence.datasets.beton import decode_all
 from transfer_influence.datasets.conversion import convert
-from transfer_influence.datasets.opening import RawDataset, open_dataset
+from transfer_influence.datasets.opening import open_dataset
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
 
@@ -37,19 +37,6 @@ def make_arrays(path: Path, labels: list[int], prefix: str = "") -> str:
     pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     np.savez(path, **{f"{prefix}images": pixels, f"{prefix}labels": np.array(labels)})
     return str(path)
-
-
-def opened(folder: Path, **values: Any) -> RawDataset:
-    write_settings(folder, "made", **values)
-    return open_dataset("made", [folder])
-
-
-def refused(folder: Path, match: str, **values: Any) -> None:
-    with pytest.raises(UserError, match=match) as caught:
-        opened(folder, **values)
-    sentence = str(caught.value)
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
 
 
 # Folders

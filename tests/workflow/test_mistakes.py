@@ -51,7 +51,12 @@ def test_bad_config(project, changes, said):
 
 def test_no_folder_of_images(project):
     project.write_dataset("digits", {"kind": "folder", "train": "nothing", "test": "nothing"})
-    assert "digits.yaml: train: no folder nothing; correct the path" in sentence(project)
+    project.write_dataset("held_out", {"kind": "arrays", "source": "nowhere.npz"})
+    assert (
+        "data sets are missing: digits: no nothing (`train` in config/datasets/digits.yaml); "
+        "digits: no nothing (`test` in config/datasets/digits.yaml); "
+        "held_out: no nowhere.npz (`source` in config/datasets/held_out.yaml). Download each"
+    ) in sentence(project)
 
 
 def test_no_images(project):

@@ -148,7 +148,8 @@ class FolderDataset(DatasetSettings):
 
         Args:
             memory: folder that remembers the digest and when each folder last changed, which it
-                does when a name in it comes or goes: where none has, no name is read again.
+                does when a name in it comes or goes: where none has, no name is read again. Made
+                if the folder it is in is there.
         """
         roots = [folder for folder in (self.train, self.test) if folder is not None]
         if memory is None:
@@ -162,7 +163,8 @@ class FolderDataset(DatasetSettings):
         started = time.time_ns()
         digest, times = _digest_of_names(roots)
         # A folder that has only just changed may change again without its time telling.
-        if max(times.values(), default=0) < started - SETTLED:
+        settled = max(times.values(), default=0) < started - SETTLED
+        if settled and memory.parent.is_dir():
             with contextlib.suppress(OSError), atomic(note) as path:  # one may only want to look
                 path.write_text(json.dumps({"digest": digest, "times": times}))
         return digest

@@ -80,9 +80,9 @@ def _open(name: str, folders: list[Path], inside: tuple[str, ...]) -> RawDataset
     kept = _kept_classes(found.classes, settings.leave_out, origin)
     classes = _class_names([found.classes[label] for label in kept], settings, origin)
     train = _of_classes(found.train, kept, len(found.classes), classes, origin)
-    test = found.test and _of_classes(
-        found.test, kept, len(found.classes), classes, f"{origin}: test part"
-    )
+    test = found.test
+    if test is not None:
+        test = _of_classes(test, kept, len(found.classes), classes, f"{origin}: test part")
     train, test = split_images(train, test, settings.split, classes, origin)
     return _finished(name, settings, classes, train, test, settings.licence, settings.citation)
 

@@ -64,7 +64,7 @@ class TorchvisionClass:
             )
             for names, of_part in zip(wanted, opened, strict=True)
         ]
-        classes = _classes(opened[0][0]) or counted(images)
+        classes = _classes(opened[0][0], settings) or counted(images)
         return Parts(classes, images[0], images[1] if len(images) == 2 else None)
 
 
@@ -139,12 +139,8 @@ def _images(data: Any, name: str, settings: TorchvisionDataset, origin: str) -> 
 
 def _labels(data: Any, settings: TorchvisionDataset, origin: str) -> np.ndarray:
     """Return the labels that the class lists, else those that come with the images."""
-    listed = next(_attributes(data, _LABELS), None)
-    if listed is None:
-        samples = next(_attributes(data, _SAMPLES), None)
-        listed = samples and [sample[1] for sample in samples]
-    # An option may ask for other labels than the list's: believe it only if it agrees.
-    if listed is None or (settings.options and not _agrees(data, listed)):
+    listed = _listed_labels(data)
+    if listed is None or not _agrees(data, settings):
         listed = [data[index][1] for index in range(len(data))]
     with suppress(TypeError, ValueError):
         labels = np.asarray(listed).astype(np.int64, casting="same_kind")
@@ -156,8 +152,24 @@ def _labels(data: Any, settings: TorchvisionDataset, origin: str) -> np.ndarray:
     )
 
 
-def _agrees(data: Any, listed: Any) -> bool:
-    """Tell whether one image of each listed label comes with that label."""
+def _listed_labels(data: Any) -> Any | None:
+    listed = next(_attributes(data, _LABELS), None)
+    if listed is None:
+        samples = next(_attributes(data, _SAMPLES), None)
+        listed = samples and [sample[1] for sample in samples]
+    return listed
+
+
+def _agrees(data: Any, settings: TorchvisionDataset) -> bool:
+    """Tell whether one image of each listed label comes with that label.
+
+    Options may ask for other labels than those that the class lists and has names for.
+    """
+    if not settings.options:
+        return True
+    listed = _listed_labels(data)
+    if listed is None:
+        return False
     examples = {str(label): index for index, label in enumerate(listed)}
     return all(data[index][1] == listed[index] for index in examples.values())
 
@@ -181,8 +193,10 @@ def _joined(parts: list[Images]) -> Images:
     return parts[0] if len(parts) == 1 else side_by_side(parts, [0] * len(parts))
 
 
-def _classes(data: Any) -> list[str]:
+def _classes(data: Any, settings: TorchvisionDataset) -> list[str]:
     """Return the class names, made different where two are the same, as ImageNet's cranes are."""
+    if not _agrees(data, settings):
+        return []
     found = getattr(data, "classes", None) or getattr(data, "categories", None) or []
     names = [str(name) if isinstance(name, str) else ", ".join(name) for name in found]
     marks = getattr(data, "wnids", range(len(names)))
