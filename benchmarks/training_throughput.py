@@ -254,7 +254,9 @@ class Reference:
         self._order: list[int] = []
         self._loader: torch.utils.data.DataLoader | None = None
 
-    def batches(self, examples: np.ndarray, batch_size: int, key: int | None) -> Iterator[Batch]:
+    def batches(
+        self, examples: np.ndarray, batch_size: int, key: int | None, resolution: int
+    ) -> Iterator[Batch]:
         """Yield normalised float images, in channels-last memory as the others do."""
         self._order[:] = examples.tolist()
         if self._loader is None:
@@ -279,9 +281,11 @@ class OneBatch:
         self.labels = loader.labels
         self._loader = loader
 
-    def batches(self, examples: np.ndarray, batch_size: int, key: int | None) -> Iterator[Batch]:
+    def batches(
+        self, examples: np.ndarray, batch_size: int, key: int | None, resolution: int
+    ) -> Iterator[Batch]:
         """Yield the same tensors for every step."""
-        first = next(self._loader.batches(examples, batch_size, key))
+        first = next(self._loader.batches(examples, batch_size, key, resolution))
         yield from itertools.repeat(first, len(examples) // batch_size)
 
 

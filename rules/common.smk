@@ -137,6 +137,7 @@ removals = {
 os.environ.update(
     TRANSFER_INFLUENCE_FAILED_MODELS=study.failed_models,
     TRANSFER_INFLUENCE_SCRATCH=study.scratch or "",
+    TRANSFER_INFLUENCE_TENSORBOARD=f"{results}/tensorboard" if study.tensorboard else "",
 )
 
 

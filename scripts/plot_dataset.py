@@ -33,9 +33,9 @@ def main() -> None:
 def centre_squares(beton: Path, examples: np.ndarray, side: int) -> np.ndarray:
     """Return the central squares of a few images, uint8 (n, side, side, 3), and decode no other."""
     with uncompiled():
-        stream = BetonStream(beton, side, torch.device("cpu"), workers=1)
+        stream = BetonStream(beton, torch.device("cpu"), workers=1)
         boxes = centre_boxes(stream.sizes[examples], share=1.0)
-        (images,) = stream.epoch(examples, boxes, batch_size=len(examples))
+        (images,) = stream.epoch(examples, boxes, batch_size=len(examples), resolution=side)
     return images.numpy()
 
 

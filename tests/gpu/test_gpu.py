@@ -89,10 +89,12 @@ AUGMENTATIONS = {
 }
 
 
-def all_batches(loader: Loader, key: int | None, batch_size: int = 7) -> list[torch.Tensor]:
+def all_batches(
+    loader: Loader, key: int | None, batch_size: int = 7, resolution: int = SIZE
+) -> list[torch.Tensor]:
     """Keep every batch of an epoch, and look at none before the last has come."""
     order = epoch_order(np.arange(len(loader.labels)), SEEDS.order, 0)
-    return [images for images, _ in loader.batches(order, batch_size, key)]
+    return [images for images, _ in loader.batches(order, batch_size, key, resolution)]
 
 
 def on_cpu(batches: list[torch.Tensor]) -> torch.Tensor:
@@ -116,7 +118,9 @@ def test_epochs_are_those_of_the_cpu(
     seen = []
     for epoch in range(2):
         key = augmentation_key(SEEDS.augmentation, epoch)
-        expected, found = (on_cpu(all_batches(on[device], key)) for device in (CPU, CUDA))
+        expected, found = (
+            on_cpu(all_batches(on[device], key, resolution=resolution)) for device in (CPU, CUDA)
+        )
         difference = (found.int() - expected.int()).abs()
         assert difference.max() <= tolerance
         assert (difference > 0).float().mean() < 1e-3
@@ -130,7 +134,7 @@ def test_batches_are_on_the_gpu_in_channels_last(data: Path, kind: type) -> None
     loader = open_loader(data, "train", make_recipe(loader=loader_name), CUDA, 2)
     assert isinstance(loader, kind)
     order = np.array([3, 1, 4, 1, 5])
-    ((images, labels),) = loader.batches(order, 8, None)
+    ((images, labels),) = loader.batches(order, 8, None, SIZE)
     assert images.is_cuda
     assert labels.is_cuda
     assert images.dtype == torch.uint8
@@ -156,14 +160,14 @@ def test_stream_waits_for_a_busy_gpu(data: Path) -> None:
     for _ in range(3):
         order = epoch_order(np.arange(len(loader.labels)), SEEDS.order, 0)
         kept = []
-        for images, _ in loader.batches(order, 7, None):
+        for images, _ in loader.batches(order, 7, None, SIZE):
             torch.cuda._sleep(BUSY)
             kept.append(images.clone())
         assert torch.equal(on_cpu(kept), expected)
 
 
 def test_stream_does_not_write_where_the_gpu_still_reads(data: Path) -> None:
-    stream = BetonStream(data / "train.beton", SIZE, CUDA, 2)
+    stream = BetonStream(data / "train.beton", CUDA, 2)
     examples = np.arange(len(stream.sizes))
     boxes = np.tile([0, 0, SIZE, SIZE], (len(examples), 1))
     for _ in range(3):
@@ -176,7 +180,7 @@ def test_stream_does_not_write_where_the_gpu_still_reads(data: Path) -> None:
         torch.cuda._sleep(20 * BUSY)
         copies = [block.clone() for block in waiting]
         del waiting
-        for _ in stream.epoch(examples, boxes, 48):
+        for _ in stream.epoch(examples, boxes, 48, SIZE):
             pass
         assert all((copy == 7).all().item() for copy in copies)
 
@@ -194,7 +198,7 @@ def test_stream_that_is_left_early_writes_no_more(data: Path) -> None:
     expected = on_cpu(all_batches(reference, None))
     order = np.arange(len(loader.labels))
     for _ in range(5):
-        batches = loader.batches(order, 7, None)
+        batches = loader.batches(order, 7, None, SIZE)
         next(batches)
         torch.cuda._sleep(BUSY)
         next(batches)

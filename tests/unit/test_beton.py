@@ -191,8 +191,8 @@ def test_ffcv_changes_nothing_in_the_process_and_ends_quietly(
         "assert type(beton.IMAGE_MODES) is dict\n"
         "examples, boxes = np.arange(40), np.tile([0, 0, 16, 16], (40, 1))\n"
         "for workers in (1, 2):\n"
-        "    stream = beton.BetonStream(Path(sys.argv[1]), 16, torch.device('cpu'), workers)\n"
-        "    assert len(list(stream.epoch(examples, boxes, 40))) == 1\n"
+        "    stream = beton.BetonStream(Path(sys.argv[1]), torch.device('cpu'), workers)\n"
+        "    assert len(list(stream.epoch(examples, boxes, 40, 16))) == 1\n"
         "    assert torch.get_num_threads() == before\n"
         "    assert numba.uint8[::1].mutable\n"
     )
@@ -220,7 +220,7 @@ def read(stream: BetonStream, examples: list[int], batch_size: int) -> torch.Ten
     indices = np.array(examples, np.int64)
     sizes = stream.sizes[indices]
     boxes = np.concatenate([(sizes - 16) // 2, np.full((len(sizes), 2), 16)], axis=1)
-    return torch.cat(list(stream.epoch(indices, boxes, batch_size)))
+    return torch.cat(list(stream.epoch(indices, boxes, batch_size, 16)))
 
 
 def centre(pixels: np.ndarray) -> np.ndarray:
@@ -230,7 +230,7 @@ def centre(pixels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def stream(interpreted: None, mixed: tuple[Path, Any]) -> BetonStream:
-    return BetonStream(mixed[0], 16, CPU, workers=1)
+    return BetonStream(mixed[0], CPU, workers=1)
 
 
 def test_stream_crops_images_of_any_size(
@@ -251,13 +251,13 @@ def test_compiled_stream_gives_the_same_pixels(
         pytest.skip(f"needs {workers} CPUs")
     examples = list(range(40))
     threads = torch.get_num_threads()
-    compiled = BetonStream(mixed[0], 16, CPU, workers)
+    compiled = BetonStream(mixed[0], CPU, workers)
     first = read(compiled, examples, 7)
     assert torch.equal(read(compiled, examples, 40), first)
     assert torch.equal(read(compiled, examples[::-1], 3), first.flip(0))
     assert torch.get_num_threads() == threads
     monkeypatch.setattr(beton.Compiler, "is_enabled", False)
-    assert torch.equal(read(BetonStream(mixed[0], 16, CPU, 1), examples, 9), first)
+    assert torch.equal(read(BetonStream(mixed[0], CPU, 1), examples, 9), first)
 
 
 def test_no_examples_no_batches(stream: BetonStream) -> None:

@@ -73,7 +73,7 @@ def test_a_source_models_weights_take_what_they_take_in_a_real_shard(planted, tm
 
 def test_costs_are_those_of_a_step_and_of_all_test_images(planted, tmp_path, monkeypatch):
     evaluate = _Bench.evaluate
-    monkeypatch.setattr(_Bench, "train", lambda bench, model, steps: 0.125)
+    monkeypatch.setattr(_Bench, "train", lambda bench, model, steps, resolution=None: 0.125)
     monkeypatch.setattr(
         _Bench,
         "evaluate",
@@ -82,6 +82,27 @@ def test_costs_are_those_of_a_step_and_of_all_test_images(planted, tmp_path, mon
     found = calibrated(source_settings(), planted, tmp_path)
     assert found.step == 0.125
     assert found.evaluation == 0.25 * CLASSES * TEST_PER_CLASS
+
+
+def test_a_step_costs_the_mean_over_the_epochs_of_a_ramp(planted, tmp_path, monkeypatch):
+    def train(bench: _Bench, model: Any, steps: int, resolution: int = 0) -> float:
+        return resolution / 100
+
+    monkeypatch.setattr(_Bench, "train", train)
+    ramp = {"start": 8, "end": 16, "start_epoch": 1, "end_epoch": 3, "multiple": 4}
+    stage = source_settings(resolution=ramp, epochs=5)  # 8, 8, 12, 16, 16
+    assert _Bench(stage, planted, 1, tmp_path).step(None) == pytest.approx(0.12)
+
+
+def test_a_calibration_trains_at_the_resolution_it_is_asked_for(planted, tmp_path):
+    ramp = {"start": 8, "end": 16, "start_epoch": 0, "end_epoch": 1, "multiple": 4}
+    bench = _Bench(source_settings(resolution=ramp), planted, 1, tmp_path)
+    model = bench.make()
+    sides: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    bench.train(model, 2)
+    bench.train(model, 2, 16)
+    assert sides == [8, 8, 16, 16]
 
 
 @pytest.mark.parametrize("mode", ["fixed", "full"])

@@ -129,6 +129,16 @@ def test_a_calibrated_shard_costs_its_start_and_its_models(study):
     assert cost.past_jobs == 0
 
 
+def test_evaluations_on_the_way_cost_too(study):
+    write_calibration(study, "sources")
+    recipe = study.source.recipe.model_copy(update={"epochs": 5, "evaluate_every": 2})
+    source = study.source.model_copy(update={"recipe": recipe})
+    group = group_of(study, "train_sources")
+    cost = cost_of(study.model_copy(update={"source": source}), group)
+    evaluations = 3 + 1  # after the second, fourth and fifth epoch, and in the end
+    assert cost.seconds.tolist() == [20 + 4 * (1 + 500 // 16 * 5 * 0.5 + evaluations * 4)] * 3
+
+
 def test_retraining_costs_by_the_classes_that_are_left(study):
     group = group_of(study, "counterfactual_source")
     names = [job.name for job in group.jobs]

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, roc_auc_score
-from tests.conftest import CLASSES, recipe_values
+from tests.conftest import CLASSES, SIDE, recipe_values
 
-from transfer_influence.config.recipe import Architecture, Recipe
+from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.datasets.loaders import Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.models.building import build_model
@@ -128,7 +128,7 @@ def test_an_evaluation_agrees_with_scikit_learn(loader, normalize):
     np.testing.assert_array_equal(found.is_correct, found.raw_margin > 0)
     assert found.accuracy == (found.raw_margin > 0).mean()
     with torch.inference_mode():
-        images, _ = next(iter(loader.batches(np.arange(len(labels)), len(labels), None)))
+        images, _ = next(iter(loader.batches(np.arange(len(labels)), len(labels), None, SIDE)))
         shares = model.double()(normalize(images).double()).softmax(dim=1).numpy()
     assert found.loss == pytest.approx(log_loss(labels, shares), rel=1e-5)
     assert found.auroc is None
@@ -165,3 +165,33 @@ def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(loa
     found = [evaluation(model, loader, normalize, batch_size=size) for size in (7, 64)]
     np.testing.assert_allclose(found[0].raw_margin, found[1].raw_margin, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_accuracy_per_class_is_the_mean_over_classes_with_test_images(loader, normalize):
+    model = build_model(Architecture(width=4), CLASSES, SEED)
+    rare = np.flatnonzero(loader.labels == 1)[:2]
+    examples = np.concatenate([np.flatnonzero(loader.labels == 3), rare])
+    found = {
+        kind: evaluate(
+            *(model, loader, examples, normalize),
+            *(TargetRecipe(**recipe_values(accuracy=kind)), CPU),
+        )
+        for kind in ("overall", "per_class")
+    }
+    labels, prediction = loader.labels[examples], found["overall"].prediction
+    assert found["overall"].accuracy == accuracy_score(labels, prediction)
+    expected = np.mean([(prediction[labels == label] == label).mean() for label in (1, 3)])
+    assert found["per_class"].accuracy == pytest.approx(expected)
+    assert found["per_class"].is_correct.mean() == found["overall"].accuracy
+    assert found["per_class"].accuracy != found["overall"].accuracy
+
+
+def test_test_images_have_their_own_resolution(loader, normalize):
+    sides = []
+    model = build_model(Architecture(width=4), CLASSES, SEED)
+    model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    ramp = {"start": 4, "end": 8, "start_epoch": 0, "end_epoch": 1, "multiple": 4}
+    for changes in ({"resolution": ramp}, {"resolution": ramp, "test_resolution": 12}):
+        recipe = Recipe(**recipe_values(**changes))
+        evaluate(model, loader, np.arange(5), normalize, recipe, CPU)
+    assert sides == [8, 12]

@@ -87,13 +87,13 @@ class Spoilt:
         self.trained: list[tuple[str, TrainingSeeds]] = []
 
     def wrap(self, train: Callable[..., None]) -> Callable[..., None]:
-        def spoilt(*arguments: Any) -> None:
+        def spoilt(*arguments: Any, **others: Any) -> None:
             *before, recipe, seeds, device, name = arguments
             earlier = [trained for trained, _ in self.trained].count(name)
             self.trained.append((name, seeds))
             if name in self.names and earlier < self.times:
                 recipe = recipe.model_copy(update={"learning_rate": 1e30})
-            train(*before, recipe, seeds, device, name)
+            train(*before, recipe, seeds, device, name, **others)
 
         return spoilt
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,9 @@ def oblong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(
-    loader: Loader, examples: np.ndarray, batch_size: int, key: int | None
+    loader: Loader, examples: np.ndarray, batch_size: int, key: int | None, resolution: int = 16
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = list(loader.batches(examples, batch_size, key))
+    batches = list(loader.batches(examples, batch_size, key, resolution))
     images, labels = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(labels)
 
@@ -43,7 +44,7 @@ ORDER = np.random.default_rng(5).permutation(40)[:33]
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 def test_batches_have_the_promised_form(interpreted: None, square: Path, kind: str) -> None:
     loader = open_loader(square, "train", recipe(loader=kind, augmentation=PADDED), CPU, 1)
-    batches = list(loader.batches(ORDER, 8, 1))
+    batches = list(loader.batches(ORDER, 8, 1, 16))
     assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 1]
     for images, labels in batches:
         assert images.dtype == torch.uint8
@@ -52,7 +53,7 @@ def test_batches_have_the_promised_form(interpreted: None, square: Path, kind: s
         assert labels.dtype == torch.int64
     assert loader.labels.dtype == np.int64
     assert torch.cat([labels for _, labels in batches]).tolist() == loader.labels[ORDER].tolist()
-    assert list(loader.batches(np.empty(0, np.int64), 8, 1)) == []
+    assert list(loader.batches(np.empty(0, np.int64), 8, 1, 16)) == []
 
 
 @pytest.mark.parametrize("kind", ["resident", "stream"])
@@ -68,7 +69,7 @@ def test_without_resizing_the_test_view_is_pixel_exact(
 
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 def test_a_smaller_centre_is_cut_out_exactly(interpreted: None, oblong: Path, kind: str) -> None:
-    settings = recipe(loader=kind, test_crop=0.8, resolution=16)
+    settings = recipe(loader=kind, test_crop=0.8)
     loader = open_loader(oblong, "train", settings, CPU, 1)
     images, _ = read(loader, np.arange(20), 7, None)
     assert torch.equal(images, stored(oblong)[:, :, 2:18, 5:21])
@@ -90,7 +91,11 @@ def test_resident_and_stream_agree_exactly(
     resident = ResidentLoader(square / "train.beton", labels(square), settings, CPU, 1)
     stream = StreamLoader(square / "train.beton", labels(square), settings, CPU, 1)
     for key in (0, 1, 2**63 - 1):
-        ours, theirs = read(resident, ORDER, 8, key), read(stream, ORDER, 5, key)
+        side = settings.evaluation_resolution
+        ours, theirs = (
+            read(resident, ORDER, 8, key, side),
+            read(stream, ORDER, 5, key, side),
+        )
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     assert not torch.equal(read(stream, ORDER, 8, 0)[0], read(stream, ORDER, 8, 1)[0])
@@ -196,3 +201,41 @@ def test_a_gpu_gives_the_same_batches(square: Path, kind: str, augmentation: Aug
         assert theirs.is_cuda
         assert torch.equal(ours, theirs.cpu())
         assert (images.int() - gpu_images.cpu().int()).abs().max() <= 1
+
+
+RAMP = {"start": 8, "end": 16, "start_epoch": 0, "end_epoch": 2, "multiple": 4}
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_a_loader_changes_its_resolution_between_epochs(
+    interpreted: None, oblong: Path, kind: str
+) -> None:
+    settings = recipe(loader=kind, augmentation=RANDOM, resolution=RAMP, epochs=3)
+    loader = open_loader(oblong, "train", settings, CPU, 1)
+    for key, side in enumerate((8, 12, 16, 8)):
+        found, _ = read(loader, np.arange(20), 7, key, side)
+        assert found.shape == (20, 3, side, side)
+        fresh = open_loader(oblong, "train", recipe(loader=kind, augmentation=RANDOM), CPU, 1)
+        assert torch.equal(found, read(fresh, np.arange(20), 7, key, side)[0])
+
+
+def test_another_resolution_compiles_nothing_anew(
+    square: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe(loader="stream", augmentation=RANDOM)
+    loader = open_loader(square, "train", settings, CPU, 1)
+    compiled: list[str] = []
+    compile_function = beton.numba.core.dispatcher.Dispatcher.compile
+
+    def compile_and_note(dispatcher: Any, signature: Any) -> Any:
+        compiled.append(dispatcher.py_func.__name__)
+        return compile_function(dispatcher, signature)
+
+    monkeypatch.setattr(beton.numba.core.dispatcher.Dispatcher, "compile", compile_and_note)
+    first, _ = read(loader, ORDER, 8, 1)
+    assert "decode" in compiled
+    compiled.clear()
+    small, _ = read(loader, ORDER, 8, 1, 8)
+    assert small.shape == (33, 3, 8, 8)
+    assert torch.equal(read(loader, ORDER, 8, 1)[0], first)
+    assert compiled == []

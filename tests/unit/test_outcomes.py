@@ -161,12 +161,12 @@ def calls(monkeypatch) -> dict[str, Any]:
     """What was trained, call by call; `kill_at` is the number of the call that dies."""
     real, found = shards.train, {"names": [], "examples": [], "trained": [], "kill_at": None}
 
-    def train(*arguments: Any) -> None:
+    def train(*arguments: Any, **others: Any) -> None:
         if len(found["names"]) + 1 == found["kill_at"]:
             raise Killed
         found["names"].append(arguments[-1])
         found["examples"].append(arguments[2])
-        real(*arguments)
+        real(*arguments, **others)
         found["trained"].append(arguments[0].state_dict())
 
     monkeypatch.setattr(shards, "train", train)

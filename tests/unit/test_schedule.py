@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from tests.conftest import recipe_values
 
 from transfer_influence.config.recipe import Recipe
+from transfer_influence.config.settings import Settings, check
+from transfer_influence.errors import UserError
 from transfer_influence.training.schedule import learning_rates
 
 counts = st.integers(1, 30)
@@ -82,3 +84,89 @@ def test_steps_are_those_of_a_loop_over_epochs(epochs, steps, every, drops):
         epoch = step // steps
         assert stepped[step] == 0.5 ** (epoch // every)
         assert listed[step] == 0.5 ** sum(drop <= epoch for drop in drops)
+
+
+RAMP = {"start": 160, "end": 192, "start_epoch": 11, "end_epoch": 13}
+
+
+def ramped(epochs: int, **ramp: int) -> Recipe:
+    return Recipe(**recipe_values(resolution=ramp, epochs=epochs))
+
+
+def test_the_published_ramp_epoch_by_epoch():
+    assert ramped(16, **RAMP).training_resolutions == [160] * 12 + [192] * 4
+    assert ramped(16, **RAMP, multiple=16).training_resolutions == [160] * 12 + [176] + [192] * 3
+
+
+def published_resolution(
+    epoch: int, start: int, end: int, start_epoch: int, end_epoch: int, multiple: int
+) -> int:
+    """ffcv-imagenet's rule."""
+    if epoch <= start_epoch:
+        return start
+    if epoch >= end_epoch:
+        return end
+    between = np.interp([epoch], [start_epoch, end_epoch], [start, end])
+    return int(np.round(between[0] / multiple)) * multiple
+
+
+@given(
+    st.sampled_from([1, 8, 32]), st.integers(1, 8), st.integers(0, 8), counts, st.integers(0, 20)
+)
+def test_a_ramp_is_that_of_the_published_code(multiple, first, more, start_epoch, length):
+    ramp = {
+        "start": first * multiple,
+        "end": (first + more) * multiple,
+        "start_epoch": start_epoch,
+        "end_epoch": start_epoch + length,
+        "multiple": multiple,
+    }
+    epochs = start_epoch + length + 3
+    found = ramped(epochs, **ramp).training_resolutions
+    assert found == [published_resolution(epoch, **ramp) for epoch in range(epochs)]
+    assert found == sorted(found)
+    assert all(side % multiple == 0 for side in found)
+
+
+def test_test_images_have_the_last_resolution_or_their_own():
+    assert ramped(16, **RAMP).evaluation_resolution == 192
+    recipe = Recipe(**recipe_values(resolution=RAMP, test_resolution=224, epochs=16))
+    assert recipe.evaluation_resolution == 224
+    assert Recipe(**recipe_values(resolution=20, epochs=3)).training_resolutions == [20] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"end": 128}, "recipe.resolution: end 128 is below start 160; raise it."),
+        ({"end_epoch": 9}, "recipe.resolution: end_epoch 9 lies before start_epoch 11; raise it."),
+        (
+            {"end": 200},
+            "recipe.resolution: 200 is no multiple of 32; change it, or `multiple`.",
+        ),
+        (
+            {"end_epoch": 16},
+            "recipe: resolution.end_epoch 16 lies after the last of 16 epochs, which are counted "
+            "from 0; lower it.",
+        ),
+        ({"stop": 3}, "recipe.resolution.stop: unknown key; correct or remove it."),
+        ({"start": 0}, "recipe.resolution.start: 0 is not valid: input should be greater than 0"),
+    ],
+)
+def test_a_ramp_that_makes_no_sense_is_refused_in_a_sentence(changes, wrong):
+    class Holder(Settings):
+        recipe: Recipe
+
+    values = {"recipe": recipe_values(resolution=RAMP | changes, epochs=16)}
+    with pytest.raises(UserError) as mistake:
+        check(Holder, values, "mine.yaml")
+    assert str(mistake.value).startswith(f"mine.yaml: {wrong}")
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [(1, 3, [0, 1, 2]), (2, 5, [1, 3, 4]), (3, 6, [2, 5]), (9, 2, [1]), (None, 4, [])],
+)
+def test_epochs_are_evaluated_at_intervals_and_in_the_end(every, epochs, expected):
+    recipe = Recipe(**recipe_values(epochs=epochs, evaluate_every=every))
+    assert [epoch for epoch in range(epochs) if recipe.is_evaluated(epoch)] == expected

@@ -1,9 +1,11 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from tests.conftest import CLASSES, SIDE, recipe_values
 from torch import nn
 
@@ -11,12 +13,19 @@ from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.datasets.loaders import open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
-from transfer_influence.models.building import build_model, freeze_for, head_name, place
+from transfer_influence.models.building import (
+    build_model,
+    freeze_for,
+    head_name,
+    parameter_groups,
+    place,
+)
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.training.evaluation import evaluate
 from transfer_influence.training.loop import (
     Normalize,
     augmentation_key,
+    balanced_weights,
     epoch_order,
     train,
 )
@@ -135,7 +144,7 @@ def test_a_network_takes_the_steps_of_torchs_sgd(planted):
     optimizer = torch.optim.SGD(expected.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
     loader = open_loader(planted, "train", recipe, CPU, 1)
-    for images, labels in loader.batches(epoch_order(examples, SEEDS.order, 0), 16, 0):
+    for images, labels in loader.batches(epoch_order(examples, SEEDS.order, 0), 16, 0, SIDE):
         optimizer.zero_grad()
         nn.CrossEntropyLoss()(expected(normalize(images)), labels).backward()
         optimizer.step()
@@ -240,7 +249,7 @@ def test_each_epoch_is_logged_with_its_last_learning_rate(planted, caplog):
 def test_normalised_training_images_have_mean_0_and_standard_deviation_1(planted):
     loader = open_loader(planted, "train", Recipe(**recipe_values()), CPU, 1)
     normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    images, _ = next(iter(loader.batches(np.arange(120), 120, None)))
+    images, _ = next(iter(loader.batches(np.arange(120), 120, None, SIDE)))
     normalised = normalize(images)
     assert normalised.dtype == torch.float32
     torch.testing.assert_close(normalised.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
@@ -269,3 +278,211 @@ def test_a_recipe_whose_rate_never_leaves_zero_is_refused(planted):
         UserError, match=r"^source model 3: 1 step\(s\) in all, at learning rate 0;"
     ):
         trained(planted, recipe)
+
+
+# Weight decay
+
+
+def step_without_gradient(model: nn.Module, recipe: Recipe, rate: float) -> None:
+    """One step of SGD in which only the weight decay acts."""
+    optimizer = torch.optim.SGD(parameter_groups(model, recipe), lr=rate)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+class Norms(nn.Module):
+    """A layer of each kind that has no weight decay of its own, and of each that may have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 5)
+        self.norms = nn.ModuleList(
+            [nn.BatchNorm2d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, True)]
+        )
+
+
+@pytest.mark.parametrize("decay_norm", [None, 0.0, 0.5])
+def test_normalisation_layers_may_have_a_weight_decay_of_their_own(decay_norm):
+    recipe = Recipe(**recipe_values(weight_decay=0.2, weight_decay_norm=decay_norm))
+    model = Norms()
+    nn.init.constant_(model.norms[1].bias, 0.7)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    step_without_gradient(model, recipe, rate=0.1)
+    for name, value in model.named_parameters():
+        decay = decay_norm if decay_norm is not None and name.startswith("norms.") else 0.2
+        torch.testing.assert_close(value, before[name] * (1 - 0.1 * decay), msg=name)
+
+
+@pytest.mark.parametrize(("decay_norm", "norms"), [(None, 0.2), (0.0, 0.0)])
+def test_groups_hold_every_trained_parameter_once(decay_norm, norms):
+    recipe = Recipe(**recipe_values(weight_decay=0.2, weight_decay_norm=decay_norm))
+    model = build_model(Architecture(name="resnet18"), CLASSES, 0)
+    groups = parameter_groups(model, recipe)
+    assert [group["weight_decay"] for group in groups] == [0.2, norms]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    assert len(groups[1]["params"]) == 2 * 20  # of resnet18's 20 BatchNorms, scale and shift
+    freeze_for(model, "fixed")
+    assert [len(group["params"]) for group in parameter_groups(model, recipe)] == [2]
+
+
+def test_the_loop_uses_the_weight_decay_of_normalisation_layers(planted):
+    changed = {
+        decay: trained(planted, Recipe(**recipe_values(weight_decay_norm=decay)))
+        for decay in (None, 5e-4, 0.0, 5.0)
+    }
+    assert same(changed[None], changed[5e-4])
+    assert not same(changed[None], changed[0.0])
+    scales = {decay: model.stages[0].norm1.weight.abs().mean() for decay, model in changed.items()}
+    assert scales[5.0] < 0.8 * scales[0.0]
+
+
+# Class weights
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 0, 0, 1], [0, 1, 2, 2, 2, 2], [1, 1, 1, 4], [0, 0, 0]],
+    ids=["two", "three", "absent", "one"],
+)
+def test_balanced_weights_are_those_of_scikit_learn(labels):
+    present = np.unique(labels)
+    found = balanced_weights(np.array(labels), 5).numpy()
+    expected = compute_class_weight("balanced", classes=present, y=labels)
+    np.testing.assert_allclose(found[present], expected, rtol=1e-6)
+    assert (np.delete(found, present) == 0).all()
+
+
+def test_a_weighted_loss_is_the_same_for_every_class_as_if_all_were_equally_common():
+    # Class 1 is three times as common; what the network thinks depends on the class alone.
+    labels = np.array([0, 1, 1, 1])
+    logits = torch.tensor([[2.0, 1.0], [0.5, 1.0]])[labels]
+    weighted = nn.functional.cross_entropy(
+        logits, torch.from_numpy(labels), balanced_weights(labels, 2)
+    )
+    of_each = nn.functional.cross_entropy(logits[:2], torch.from_numpy(labels[:2]))
+    torch.testing.assert_close(weighted, of_each)
+
+
+def test_training_with_balanced_classes_is_sgd_on_the_weighted_loss(planted):
+    schedule = {"kind": "multi_step", "epochs": [], "factor": 0.5}
+    recipe = Recipe(
+        **recipe_values(epochs=1, class_weights="balanced", schedule=schedule, label_smoothing=0.1)
+    )
+    labels = np.load(planted / "train.labels.npy")
+    examples = np.concatenate([np.flatnonzero(labels == 0)[:12], np.flatnonzero(labels == 2)[:4]])
+    model = trained(planted, recipe, model=Linear(torch.float32), examples=examples)
+
+    expected = Linear(torch.float32)
+    weights = torch.tensor([16 / 24, 0, 16 / 8, 0, 0, 0])
+    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
+    loader = open_loader(planted, "train", recipe, CPU, 1)
+    order = epoch_order(examples, SEEDS.order, 0)
+    ((images, wanted),) = loader.batches(order, 16, 0, SIDE)
+    logits = expected(normalize(images))
+    nn.CrossEntropyLoss(weights, label_smoothing=0.1)(logits, wanted).backward()
+    for name, value in expected.named_parameters():
+        step = value - 0.1 * (value.grad + recipe.weight_decay * value)
+        torch.testing.assert_close(model.get_parameter(name), step)
+
+
+# Watching, and what is kept
+
+
+def watched(
+    data: Path, accuracies: list[float], **changes: Any
+) -> tuple[nn.Module, list[dict[str, torch.Tensor]], list[tuple[int, dict[str, float]]]]:
+    """A model trained for five epochs that is told these accuracies; its weights each time."""
+    recipe = TargetRecipe(**recipe_values(**{"epochs": 5, **changes}))
+    model = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU)
+    states: list[dict[str, torch.Tensor]] = []
+    seen: list[tuple[int, dict[str, float]]] = []
+    told = iter(accuracies)
+
+    def test() -> dict[str, float]:
+        model.eval()  # as an evaluation does
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"accuracy": next(told), "loss": 1.0}
+
+    train(
+        *(model, open_loader(data, "train", recipe, CPU, 1), np.arange(48)),
+        *(Normalize(read_sidecar(data / "dataset.json"), CPU), recipe, SEEDS, CPU, "model"),
+        test=test,
+        watch=lambda epoch, known: seen.append((epoch, known)),
+    )
+    assert next(told, None) is None, "evaluated too rarely"
+    return model, states, seen
+
+
+@pytest.mark.parametrize(
+    ("keep", "accuracies", "kept"),
+    [
+        ("last", [0.1, 0.9, 0.2], 2),
+        ("best", [0.1, 0.9, 0.2], 1),
+        ("best", [0.9, 0.1, 0.9], 0),
+        ("best", [0.1, 0.2, 0.3], 2),
+        ("best", [0.0, 0.0, 0.0], 0),
+    ],
+)
+def test_a_model_ends_with_its_last_or_its_best_weights(planted, keep, accuracies, kept):
+    model, states, _ = watched(planted, accuracies, keep=keep, evaluate_every=2)
+    assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
+    found = [
+        all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        for state in states
+    ]
+    assert found == [number == kept for number in range(3)]
+
+
+@pytest.mark.parametrize("batchnorm", ["train", "frozen"])
+def test_evaluations_on_the_way_change_no_weight(planted, batchnorm):
+    never, states, _ = watched(planted, [], batchnorm=batchnorm)
+    assert states == []
+    often, states, _ = watched(planted, [0.5] * 5, evaluate_every=1, batchnorm=batchnorm)
+    assert len(states) == 5
+    assert same(never, often)
+
+
+def test_what_is_known_of_each_epoch_is_told(planted, caplog):
+    ramp = {"start": 8, "end": 16, "start_epoch": 0, "end_epoch": 4, "multiple": 4}
+    with caplog.at_level(logging.INFO):
+        _, _, seen = watched(planted, [0.25, 0.5, 0.75], evaluate_every=2, resolution=ramp)
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5]
+    assert [known["resolution"] for _, known in seen] == [8, 8, 12, 16, 16]
+    accuracies = [known.get("test/accuracy") for _, known in seen]
+    assert accuracies == [None, 0.25, None, 0.5, 0.75]
+    # Three steps an epoch: the rate of the last one.
+    rates = [known["learning_rate"] for _, known in seen]
+    assert rates == pytest.approx([0.1 * 2 / 3, *(0.1 * (15 - t) / 12 for t in (5, 8, 11, 14))])
+    assert seen[-1][1]["train/loss"] < seen[0][1]["train/loss"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert "model: epoch 4/5, test accuracy 0.5000, loss 1.0000" in lines
+
+
+def test_best_needs_evaluations_to_choose_from():
+    with pytest.raises(ValueError, match="keep: best needs evaluations to choose from; give"):
+        Recipe(**recipe_values(keep="best"))
+
+
+# Resolution
+
+
+def test_each_epoch_trains_at_its_resolution(planted):
+    ramp = {"start": 8, "end": 16, "start_epoch": 0, "end_epoch": 2, "multiple": 4}
+    recipe = Recipe(**recipe_values(epochs=4, resolution=ramp))
+    model = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU)
+    sides: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    trained(planted, recipe, model=model, examples=np.arange(32))
+    assert sides == [8, 8, 12, 12, 16, 16, 16, 16]
+
+
+# Precision
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_cpu_computes_in_float32_whatever_the_recipe_says(planted, precision):
+    mixed = trained(planted, Recipe(**recipe_values(precision=precision)))
+    assert same(mixed, trained(planted, Recipe(**recipe_values(precision="float32"))))

@@ -39,6 +39,7 @@ class JobOptions:
         workers: threads that decode images, over all processes.
         scratch: folder on a disk of this machine to copy converted images to.
         failed_models: whether a model that cannot be trained stops the study.
+        tensorboard: folder for TensorBoard's curves, if any are to be written.
     """
 
     gpus: int
@@ -46,6 +47,7 @@ class JobOptions:
     workers: int
     scratch: str | None
     failed_models: FailedModels
+    tensorboard: Path | None = None
 
     @classmethod
     def add_to(cls, parser: argparse.ArgumentParser) -> None:
@@ -80,6 +82,13 @@ class JobOptions:
             choices=get_args(FailedModels),
             default=os.getenv("TRANSFER_INFLUENCE_FAILED_MODELS", "stop"),
             help="what to do when a loss is not finite, twice (default: %(default)s)",
+        )
+        group.add_argument(
+            "--tensorboard",
+            type=Path,
+            default=os.getenv("TRANSFER_INFLUENCE_TENSORBOARD") or None,
+            help="folder for TensorBoard's curves (default: $TRANSFER_INFLUENCE_TENSORBOARD, which "
+            "is the study's in the workflow if it wants them)",
         )
 
     @classmethod

@@ -18,7 +18,7 @@ SILENT = [
     PACKAGE / f"{name}.py"
     for name in (
         *("claims", "errors", "files", "job", "locks", "progress", "provenance"),
-        *("datasets/staging", "outcomes/partial"),
+        *("datasets/staging", "outcomes/partial", "training/watching"),
     )
 ]
 EXPLANATIONS = ("description", "help")  # arguments that are read by people only

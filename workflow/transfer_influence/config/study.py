@@ -287,6 +287,12 @@ class Study(Settings):
         description="Folder on a disk of the machine that trains, such as `$TMPDIR`: converted "
         "images are copied there and read from there; changes no result.",
     )
+    tensorboard: bool = Field(
+        False,
+        description="Write the curves of every model for TensorBoard, to "
+        "`{results}/{study}/tensorboard`; changes no result, and models that are trained already "
+        "get none.",
+    )
 
     @model_validator(mode="after")
     def _ranked(self) -> "Study":
@@ -311,7 +317,11 @@ class Study(Settings):
     def resolutions(self) -> set[int]:
         """All resolutions that the network is given images in."""
         recipes = [self.source.recipe, *(target.recipe for target in self.targets.values())]
-        return {recipe.resolution for recipe in recipes}
+        return {
+            side
+            for recipe in recipes
+            for side in (*recipe.training_resolutions, recipe.evaluation_resolution)
+        }
 
     @property
     def transfers(self) -> list[tuple[str, Mode]]:

@@ -350,9 +350,10 @@ class BetonStream:
         sizes: int64 (N, 2), height and width of every image in pixels.
     """
 
-    def __init__(self, path: Path, resolution: int, device: torch.device, workers: int) -> None:
+    def __init__(self, path: Path, device: torch.device, workers: int) -> None:
         _open(path)
-        pipeline = [_BoxDecoder(resolution), ToTensor()]
+        self._decoder = _BoxDecoder()
+        pipeline = [self._decoder, ToTensor()]
         if device.type == "cuda":
             pipeline.append(ToDevice(device))
         self._loader = ffcv.Loader(
@@ -368,7 +369,7 @@ class BetonStream:
         self.sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int64)
 
     def epoch(
-        self, examples: np.ndarray, boxes: np.ndarray, batch_size: int
+        self, examples: np.ndarray, boxes: np.ndarray, batch_size: int, resolution: int
     ) -> Iterator[torch.Tensor]:
         """Yield batches of `examples` in that order; the last one may be smaller.
 
@@ -376,6 +377,7 @@ class BetonStream:
             examples: int64 (n,), indices of images.
             boxes: int64 (n, 4), what to keep of each: top, left, height, width in pixels.
             batch_size: images a batch.
+            resolution: side R of the result in pixels; another one compiles nothing anew.
 
         Yields:
             uint8 (B, R, R, 3) on the device; yours to keep.
@@ -386,6 +388,7 @@ class BetonStream:
         if len(examples) == 0:  # FFCV would crash
             return
         self._loader.batch_size = batch_size
+        self._decoder.resolution = resolution
         self._loader.reader.metadata = _with_boxes(self._metadata, examples, boxes)
         # The consumer may be in inference mode; the thread is not, and could not write into buffers
         # made there.
@@ -468,16 +471,18 @@ class _BoxDecoder(SimpleRGBImageDecoder):
 
     FFCV's own decoders draw the box in numba's per-thread random streams, which no seed makes
     reproducible, and reserve room for the largest image once for every place in every buffer.
+
+    Attributes:
+        resolution: side of the square in pixels. FFCV asks for it when an epoch begins, to make
+            room; the compiled code takes it from the room that it is given.
     """
 
-    def __init__(self, resolution: int) -> None:
-        super().__init__()
-        self.shape = (resolution, resolution, 3)
+    resolution = 1
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        dtype = np.dtype("<u1")
-        state = replace(previous_state, jit_mode=True, shape=self.shape, dtype=dtype)
-        return state, AllocationQuery(self.shape, dtype)
+        shape, dtype = (self.resolution, self.resolution, 3), np.dtype("<u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
+        return state, AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
         read = self.memory_read

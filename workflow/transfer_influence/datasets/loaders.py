@@ -34,7 +34,9 @@ class Loader(Protocol):
 
     labels: np.ndarray
 
-    def batches(self, examples: np.ndarray, batch_size: int, key: int | None) -> Iterator[Batch]:
+    def batches(
+        self, examples: np.ndarray, batch_size: int, key: int | None, resolution: int
+    ) -> Iterator[Batch]:
         """Yield the images of `examples`, in that order; the last batch may be smaller.
 
         Batches do not depend on batch size, order or number of workers, and are yours to keep.
@@ -44,6 +46,7 @@ class Loader(Protocol):
             examples: int64 (n,), indices into the split; may be empty or name an image twice.
             batch_size: images a batch.
             key: augmentation key of this epoch; None for the test view, with nothing random.
+            resolution: side R of the images in pixels; may be another one in each epoch.
 
         Yields:
             Images, uint8 (B, 3, R, R) in channels-last memory, and labels, int64 (B,), both on
@@ -59,7 +62,7 @@ def open_loader(
     Args:
         folder: holds `{train,test}.beton`, `{train,test}.labels.npy` and `dataset.json`.
         split: which split.
-        recipe: resolution, crops, augmentation, and which loader.
+        recipe: crops, augmentation, and which loader.
         device: where the batches go.
         workers: CPU threads for decoding; never more than this process may use.
 
@@ -109,22 +112,22 @@ class ResidentLoader:
         self._images = torch.from_numpy(decode_all(beton, workers)).to(device)
         self._labels = torch.from_numpy(labels).to(device)
 
-    def batches(self, examples: np.ndarray, batch_size: int, key: int | None) -> Iterator[Batch]:
+    def batches(
+        self, examples: np.ndarray, batch_size: int, key: int | None, resolution: int
+    ) -> Iterator[Batch]:
         """See `Loader`."""
         size = np.array(self._images.shape[1:3])
         epoch = views(examples, np.tile(size, (len(examples), 1)), self._recipe, key)
         finished = _Finish(epoch, self._recipe, self._device)
         order = torch.from_numpy(examples).to(self._device)
         boxes = torch.from_numpy(epoch.boxes).to(self._device)
-        window = _common_window(epoch.boxes, self._recipe.resolution)
+        window = _common_window(epoch.boxes, resolution)
         for start in range(0, len(examples), batch_size):
             batch = slice(start, start + batch_size)
             if window is not None:
                 images = self._images[:, *window][order[batch]]
             else:
-                images = resized_boxes(
-                    self._images[order[batch]], boxes[batch], self._recipe.resolution
-                )
+                images = resized_boxes(self._images[order[batch]], boxes[batch], resolution)
             yield finished(images, batch), self._labels[order[batch]]
 
 
@@ -145,16 +148,18 @@ class StreamLoader:
         self.labels = labels
         self._recipe = recipe
         self._device = device
-        self._stream = BetonStream(beton, recipe.resolution, device, workers)
+        self._stream = BetonStream(beton, device, workers)
         self._labels = torch.from_numpy(labels).to(device)
 
-    def batches(self, examples: np.ndarray, batch_size: int, key: int | None) -> Iterator[Batch]:
+    def batches(
+        self, examples: np.ndarray, batch_size: int, key: int | None, resolution: int
+    ) -> Iterator[Batch]:
         """See `Loader`."""
         epoch = views(examples, self._stream.sizes[examples], self._recipe, key)
         finished = _Finish(epoch, self._recipe, self._device)
         order = torch.from_numpy(examples).to(self._device)
         start = 0
-        for images in self._stream.epoch(examples, epoch.boxes, batch_size):
+        for images in self._stream.epoch(examples, epoch.boxes, batch_size, resolution):
             batch = slice(start, start + len(images))
             yield finished(images, batch), self._labels[order[batch]]
             start += len(images)

@@ -1,9 +1,11 @@
-"""Build a network, load a source model into it, freeze what a transfer does not train."""
+"""Build a network, load a source model into it, say which parameters are trained, and how."""
+
+from typing import Any
 
 import torch
 from torch import nn
 
-from transfer_influence.config.recipe import Architecture
+from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.study import Mode
 from transfer_influence.errors import UserError
 from transfer_influence.models.small_resnet import SmallResNet
@@ -54,6 +56,13 @@ def check_architecture(architecture: Architecture, resolutions: set[int]) -> Non
                 ) from None
 
 
+def class_count(model: nn.Module) -> int:
+    """Return how many classes a network tells apart."""
+    head = model.get_submodule(head_name(model))
+    assert isinstance(head, nn.Linear)
+    return head.out_features
+
+
 def head_name(model: nn.Module) -> str:
     """Return the name of the head: the last linear layer.
 
@@ -86,6 +95,30 @@ def load_backbone(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
             f"another shape; use the architecture that the source models were trained with."
         )
     model.load_state_dict(backbone, strict=False)
+
+
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, by their weight decay, for an optimizer.
+
+    Those of normalisation layers may have one of their own (`weight_decay_norm`).
+    """
+    of_norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORMALISATION)
+        for parameter in module.parameters()
+    }
+    decay = recipe.weight_decay
+    decay_norm = decay if recipe.weight_decay_norm is None else recipe.weight_decay_norm
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trained if id(one) not in of_norms], "weight_decay": decay},
+        {"params": [one for one in trained if id(one) in of_norms], "weight_decay": decay_norm},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

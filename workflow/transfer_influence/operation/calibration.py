@@ -58,7 +58,7 @@ def calibrate(
     """Measure what a model costs and write it down, as a `Calibration`.
 
     Network, images, loader, recipe and device are those of the jobs. Training goes on for
-    `LONG_ENOUGH`, but for at least `FEWEST` steps.
+    `LONG_ENOUGH`, but for at least `FEWEST` steps, at each of the recipe's resolutions.
 
     Args:
         stage: what to measure.
@@ -81,10 +81,7 @@ def calibrate(
         bench.train(model, FEWEST)
         bench.evaluate(model, bench.batch_size)
         until_warm = process_seconds()
-        step = bench.train(model, FEWEST)
-        steps = int(LONG_ENOUGH / step)
-        if steps > FEWEST:
-            step = bench.train(model, steps)
+        step = bench.step(model)
         image, _ = bench.evaluate(model, bench.batch_size)
         images = max(bench.batch_size, int(LONG_ENOUGH / image))
         image, evaluation = bench.evaluate(model, images)
@@ -158,15 +155,34 @@ class _Bench:
             freeze_for(model, self._stage.mode)
         return place(model, self.device)
 
-    def train(self, model: nn.Module, steps: int) -> float:
-        """Train for some steps, in whole epochs if an epoch has fewer; return seconds a step."""
+    def step(self, model: nn.Module) -> float:
+        """Return the seconds of a step, the mean over the epochs of the recipe."""
+        epochs = self._recipe.training_resolutions
+        seconds = {}
+        for resolution in sorted(set(epochs)):
+            seconds[resolution] = self.train(model, FEWEST, resolution)
+            steps = int(LONG_ENOUGH / len(set(epochs)) / seconds[resolution])
+            if steps > FEWEST:
+                seconds[resolution] = self.train(model, steps, resolution)
+        return float(np.mean([seconds[resolution] for resolution in epochs]))
+
+    def train(self, model: nn.Module, steps: int, resolution: int | None = None) -> float:
+        """Train for some steps, in whole epochs if an epoch has fewer; return seconds a step.
+
+        At one resolution; where none is given, that of the first epoch.
+        """
         epoch = min(steps, len(self._examples) // self.batch_size)
         epochs = max(1, steps // max(1, epoch))
         shuffled = np.random.default_rng(0).permutation(self._examples)
         # At a rate that lets no loss run away, and in no step is 0.
         constant = StepSchedule(kind="step", every=epochs, factor=1)
         recipe = self._recipe.model_copy(
-            update={"epochs": epochs, "learning_rate": 1e-9, "schedule": constant}
+            update={
+                "epochs": epochs,
+                "learning_rate": 1e-9,
+                "schedule": constant,
+                "resolution": resolution or self._recipe.training_resolutions[0],
+            }
         )
         started = time.monotonic()
         train(

@@ -28,7 +28,7 @@ class Calibration(BaseModel):
         device: name of the device.
         startup: of a job, until its first model: imports, opening the data, compiling.
         model: to make a model and to keep what is left of it.
-        step: a step of training.
+        step: a step of training, the mean over the epochs.
         evaluation: all test images once.
         weights_bytes: a model's weights; 0 where they are not kept.
         row_bytes: a model's row in the table.
@@ -143,7 +143,7 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
         * (
             calibration.model
             + steps_of_model(recipe, examples) * calibration.step
-            + calibration.evaluation
+            + evaluations_of_model(recipe) * calibration.evaluation
         )
         for examples in examples_of_jobs(study, group)
     ]
@@ -159,6 +159,11 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
 def steps_of_model(recipe: Recipe, examples: int) -> int:
     """Return how many steps one model is trained for on that many examples."""
     return examples // min(recipe.batch_size, examples) * recipe.epochs
+
+
+def evaluations_of_model(recipe: Recipe) -> int:
+    """Return how often one model is evaluated: as its recipe says, and once in the end."""
+    return sum(recipe.is_evaluated(epoch) for epoch in range(recipe.epochs)) + 1
 
 
 def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:

@@ -47,6 +47,7 @@ from transfer_influence.subsets import (
 )
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, NotFiniteError, train
+from transfer_influence.training.watching import watching
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,17 @@ def train_sources(
             model = build_model(architecture, len(sidecar.classes), source.seeds.weights)
             model = place(model, device)
             kept = training_examples(source.mask, unit, train_loader.labels)
-            train(model, train_loader, kept, normalize, recipe, source.seeds, device, name)
+            own = own_test_examples(source.mask, unit, test_loader.labels)
+
+            def test() -> dict[str, float]:
+                return summed_up(evaluate(model, test_loader, own, normalize, recipe, device))
+
+            with watching(options.tensorboard, table, number) as watch:
+                train(
+                    *(model, train_loader, kept, normalize, recipe, source.seeds, device, name),
+                    test=test,
+                    watch=watch,
+                )
             return evaluated(source, unit, model, test_loader, normalize, recipe, device)
 
         for number in shard.unfinished(list(by_number)):
@@ -259,19 +270,18 @@ def transfer(
             load_backbone(model, read_weights(weights, number))
             freeze_for(model, stage.mode)
             model = place(model, device)
-            train(
-                model,
-                train_loader,
-                train_examples,
-                normalize,
-                stage.recipe,
-                seeds(number),
-                device,
-                name,
-            )
-            evaluation = evaluate(
-                model, test_loader, test_examples, normalize, stage.recipe, device
-            )
+
+            def tested() -> Evaluation:
+                return evaluate(model, test_loader, test_examples, normalize, stage.recipe, device)
+
+            with watching(options.tensorboard, table, number) as watch:
+                train(
+                    *(model, train_loader, train_examples, normalize, stage.recipe),
+                    *(seeds(number), device, name),
+                    test=lambda: summed_up(tested()),
+                    watch=watch,
+                )
+            evaluation = tested()
             check_loss(evaluation, name, seeds(number), stage.recipe)
             log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
             return transfer_row(number, evaluation), None
@@ -321,6 +331,11 @@ def trained(
         raise NotFiniteError(f"{reason} To go on without such models, set failed_models: exclude.")
     log.error("%s The study goes on without it.", reason)
     return failed, None
+
+
+def summed_up(evaluation: Evaluation) -> dict[str, float]:
+    """Return what to tell of a model while it trains."""
+    return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
 
 
 def check_loss(

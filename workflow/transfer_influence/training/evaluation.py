@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer_influence.config.recipe import Recipe
+from transfer_influence.config.recipe import Recipe, TargetRecipe
 from transfer_influence.datasets.loaders import Loader
 from transfer_influence.training.loop import Normalize, mixed_precision
 
@@ -27,7 +27,7 @@ class Evaluation:
     is_correct: np.ndarray  # bool (n,)
     prediction: np.ndarray  # int32 (n,)
     loss: float  # mean cross-entropy, without label smoothing
-    accuracy: float  # share of correct predictions
+    accuracy: float  # share of correct predictions, or mean of `class_accuracy`: see the recipe
     class_accuracy: np.ndarray  # float64 (classes,), NaN for a class without test images
     auroc: float | None  # area under the ROC curve of class 1, two classes only
 
@@ -44,7 +44,9 @@ def evaluate(
     """Evaluate `model` on `examples` (int64, (n,)) of `loader`, in their test view."""
     model.eval()
     scores = []
-    for images, labels in loader.batches(examples, recipe.batch_size, None):
+    for images, labels in loader.batches(
+        examples, recipe.batch_size, None, recipe.evaluation_resolution
+    ):
         with mixed_precision(recipe, device):
             logits = model(normalize(images))
         scores.append(score(logits.float(), labels))
@@ -53,6 +55,8 @@ def evaluate(
     raw_margin, softmax_margin, raw_logit, probability, prediction, loss, positive = columns
     labels = loader.labels[examples]
     is_correct = prediction == labels
+    class_accuracy = class_means(is_correct, labels, classes)
+    per_class = isinstance(recipe, TargetRecipe) and recipe.accuracy == "per_class"
     return Evaluation(
         raw_margin=raw_margin,
         softmax_margin=softmax_margin,
@@ -61,8 +65,8 @@ def evaluate(
         is_correct=is_correct,
         prediction=prediction.astype(np.int32),
         loss=float(loss.mean(dtype=np.float64)),
-        accuracy=float(is_correct.mean()),
-        class_accuracy=class_means(is_correct, labels, classes),
+        accuracy=float(np.nanmean(class_accuracy) if per_class else is_correct.mean()),
+        class_accuracy=class_accuracy,
         auroc=area_under_roc(positive, labels == 1) if classes == 2 else None,
     )
 
