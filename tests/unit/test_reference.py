@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import jsonschema
 import pytest
 import yaml
+from pydantic import Field, TypeAdapter
 
 from transfer_influence.config.dataset import DatasetFile
 from transfer_influence.config.reference import DOCUMENTED, key_table, readme, schemas
@@ -41,16 +43,35 @@ def test_every_setting_of_a_user_has_its_table():
     assert of_users == set(DOCUMENTED)
 
 
+def table_rows(model: type[Settings]) -> dict[str, list[str]]:
+    """Return the cells of each key's row, by key."""
+    rows = [line[2:-2].split(" | ") for line in key_table(model).splitlines()[2:]]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
+
+
 @pytest.mark.parametrize("model", DOCUMENTED, ids=lambda model: model.__name__)
-def test_every_key_says_what_it_means(model):
-    silent = [
-        name
-        for name, field in model.model_fields.items()
-        if not field.description and name not in ("kind", "source")
-    ]
-    assert silent == []
-    for name in set(model.model_fields) - set(model.__bases__[0].model_fields):
-        assert f"| `{name}` |" in key_table(model)
+def test_every_key_has_a_row_with_value_default_example_and_meaning(model):
+    rows = table_rows(model)
+    assert rows.keys() == set(model.model_fields) - set(model.__bases__[0].model_fields)
+    assert [key for key, cells in rows.items() if len(cells) != 4 or not all(cells)] == []
+
+
+@pytest.mark.parametrize("model", DOCUMENTED, ids=lambda model: model.__name__)
+def test_every_example_is_valid_and_can_be_pasted(model):
+    for key, (_, _, example, _) in table_rows(model).items():
+        field = model.model_fields[key]
+        (value,) = yaml.safe_load(f"{{{example.strip('`')}}}".replace(r"\|", "|")).values()
+        TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
+
+
+@pytest.mark.parametrize("silenced", ["description", "examples"])
+def test_a_key_that_says_too_little_is_noticed(silenced):
+    says = {"description": "Metres.", "examples": [3], silenced: None}
+
+    class Silent(Settings):
+        depth: int = Field(1, **says)
+
+    assert not all(table_rows(Silent)["depth"])
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ FIGURES = {
 CHANGED_CODE = {
     "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
     "workflow/transfer_influence/training/loop.py": TRAINING_AND_AFTER,
+    "workflow/transfer_influence/training/watching.py": set(),
     "scripts/transfer.py": transfers_and_after(*PAIRS),
     "scripts/summarize.py": summary_and_after(*PAIRS),
     "scripts/estimate_influence.py": influence_and_after(*PAIRS),
@@ -161,6 +162,11 @@ def test_more_models_plan_the_new_shard_and_what_follows(clone):
 def test_models_within_the_last_shard_plan_no_training(clone):
     clone.write_study(models=7)
     assert clone.planned() == summary_and_after(*PAIRS)
+
+
+def test_curves_for_tensorboard_plan_nothing(clone):
+    clone.write_study(tensorboard=True)
+    assert clone.planned() == set()
 
 
 def test_a_targets_recipe_plans_that_target_only(clone):

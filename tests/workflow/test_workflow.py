@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,20 @@ def test_same_bytes_whatever_models_per_job_cores_and_folder(finished, project):
     for table in tables:
         here = columns(project.folder / results / "tiny" / table)
         assert here.equals(columns(finished.results / table)), table
+
+
+def test_a_study_that_wants_curves_has_them_and_the_same_results(finished, project):
+    project.write_study(tensorboard=True)
+    shard = "000004-000007"
+    run = project.snakemake(f"results/tiny/sources/{shard}.parquet")
+    assert run.returncode == 0, run.stdout + run.stderr
+    folders = (project.results / "tensorboard" / "sources" / shard).iterdir()
+    assert sorted(folder.name for folder in folders) == ["4", "5", "6", "7"]
+    for name in (f"{shard}.parquet", f"{shard}.safetensors"):
+        sources = [one.results / "sources" / name for one in (project, finished)]
+        same = columns if name.endswith("parquet") else Path.read_bytes
+        assert same(sources[0]) == same(sources[1])
+    assert not (finished.results / "tensorboard").exists()
 
 
 def test_a_killed_job_resumes_after_its_finished_models(finished, tmp_path):

@@ -9,7 +9,9 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from transfer_influence.config import dataset, recipe, study
@@ -23,6 +25,7 @@ DOCUMENTED: list[type[BaseModel]] = [
     study.Subset,
     recipe.Architecture,
     recipe.Recipe,
+    recipe.ResolutionRamp,
     recipe.CyclicSchedule,
     recipe.StepSchedule,
     recipe.MultiStepSchedule,
@@ -69,17 +72,32 @@ def readme() -> tuple[Path, str]:
 def key_table(model: type[BaseModel]) -> str:
     """Return a Markdown table of the keys that a model adds to its parent."""
     inherited = set().union(*(getattr(base, "model_fields", {}) for base in model.__bases__))
-    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = ["| key | value | default | example | meaning |", "| --- | --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
         if name in inherited:
             continue
-        value = _value(field.annotation)
-        meaning = field.description or "See below."
-        lines.append(f"| `{name}` | {value} | {_default(field)} | {meaning} |")
+        cells = (
+            f"`{name}`",
+            _value(field.annotation),
+            _default(field),
+            _example(name, field),
+            field.description or "",
+        )
+        row = " | ".join(cell.replace("|", r"\|") for cell in cells)
+        lines.append(f"| {row} |")
     return "\n".join(lines) + "\n"
 
 
-def _default(field: Any) -> str:
+def _example(name: str, field: FieldInfo) -> str:
+    """Return the first example as a line of the file has it."""
+    if not field.examples:
+        return ""
+    values = {name: field.examples[0]}
+    line = yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10_000)
+    return f"`{line.strip()[1:-1]}`"
+
+
+def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "**needed**"
     if isinstance(field.default, BaseModel):

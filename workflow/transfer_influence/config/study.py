@@ -23,6 +23,14 @@ Outcome = Literal[
     "raw_margin", "softmax_margin", "raw_logit", "softmax_probability", "is_correct", "accuracy"
 ]
 
+RECIPE = {  # of the examples below
+    "epochs": 15,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "schedule": {"kind": "cyclic", "peak_epoch": 5},
+    "resolution": 224,
+}
+
 
 def _file_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -123,19 +131,19 @@ class Source(Settings):
 
     dataset: Name = Field(
         description="Data set whose classes or examples are to be judged.",
-        examples=["digits_and_fashion"],
+        examples=["imagenet"],
     )
     subset: Subset = Field(
         Subset(),
         description="The part of the data that one source model sees.",
-        examples=[{"fraction": 0.5}],
+        examples=[{"count": 500}],
     )
     architecture: Architecture = Field(
         Architecture(), description="The network.", examples=[{"name": "resnet18"}]
     )
     recipe: Recipe = Field(
         description="How source models are trained, evaluated and, with units removed, retrained.",
-        examples=["see below"],
+        examples=[RECIPE],
     )
     checkpoints: str | None = Field(
         None,
@@ -196,12 +204,19 @@ class Source(Settings):
 class Target(Settings):
     """One downstream task."""
 
-    dataset: Name | None = Field(None, description="Data set; the target's own name if not given.")
+    dataset: Name | None = Field(
+        None,
+        description="Data set; the target's own name if not given.",
+        examples=["cifar10"],
+    )
     modes: Annotated[list[Mode], AfterValidator(_each_once)] = Field(
         min_length=1,
         description="`fixed`: train only a new head; `full`: fine-tune the whole network.",
+        examples=[["fixed", "full"]],
     )
-    recipe: TargetRecipe = Field(description="How models are transferred to this target.")
+    recipe: TargetRecipe = Field(
+        description="How models are transferred to this target.", examples=[RECIPE]
+    )
 
 
 class Influence(Settings):
@@ -211,8 +226,11 @@ class Influence(Settings):
         ["difference_in_means"],
         min_length=1,
         description="One result file each; the first one makes the ranking.",
+        examples=[["difference_in_means"]],
     )
-    outcome: Outcome = Field("raw_margin", description="The outcome to explain.")
+    outcome: Outcome = Field(
+        "raw_margin", description="The outcome to explain.", examples=["softmax_margin"]
+    )
 
 
 class Counterfactuals(Settings):
@@ -223,12 +241,17 @@ class Counterfactuals(Settings):
         min_length=1,
         description="`top`: most helpful classes first; `bottom`: most harmful first; `random`: "
         "another random order for each replicate, the control.",
+        examples=[["top", "bottom"]],
     )
     counts: Annotated[list[int], AfterValidator(_each_once)] = Field(
-        min_length=1, description="How many classes to remove; 0 is the shared baseline."
+        min_length=1,
+        description="How many classes to remove; 0 is the shared baseline.",
+        examples=[[0, 50, 100]],
     )
     replicates: PositiveInt = Field(
-        3, description="Independent retrainings of each point; more of them retrain the point."
+        3,
+        description="Independent retrainings of each point; more of them retrain the point.",
+        examples=[3],
     )
 
     @model_validator(mode="after")
@@ -264,34 +287,60 @@ class Removal:
 class Study(Settings):
     """All that decides the results of a study."""
 
-    study: Name = Field(description="Name of the study; results go to `{results}/{study}`.")
-    results: Path = Field(Path("results"), description="Folder for the results of all studies.")
-    seed: int = Field(0, ge=0, description="The seed that all random streams come from.")
-    models: int = Field(ge=2, description="Source models whose outcomes are used.")
-    models_per_job: PositiveInt = Field(
-        16, description="Models one job trains, one after the other; changes no result."
+    study: Name = Field(
+        description="Name of the study; results go to `{results}/{study}`.", examples=["paper"]
     )
-    source: Source
-    targets: dict[Name, Target] = Field(min_length=1, description="The downstream tasks, by name.")
-    influence: Influence = Field(Influence(), description="See below.")
+    results: Path = Field(
+        Path("results"),
+        description="Folder for the results of all studies.",
+        examples=["/scratch/results"],
+    )
+    seed: int = Field(
+        0, ge=0, description="The seed that all random streams come from.", examples=[0]
+    )
+    models: int = Field(ge=2, description="Source models whose outcomes are used.", examples=[7540])
+    models_per_job: PositiveInt = Field(
+        16,
+        description="Models one job trains, one after the other; changes no result.",
+        examples=[16],
+    )
+    source: Source = Field(
+        description="What source models are and what they are trained on.",
+        examples=[{"dataset": "imagenet", "recipe": RECIPE}],
+    )
+    targets: dict[Name, Target] = Field(
+        min_length=1,
+        description="The downstream tasks, by name.",
+        examples=[{"cifar10": {"modes": ["fixed"], "recipe": RECIPE}}],
+    )
+    influence: Influence = Field(
+        Influence(),
+        description="How influences are estimated.",
+        examples=[{"outcome": "softmax_margin"}],
+    )
     counterfactuals: Counterfactuals | None = Field(
-        None, description="See below; without it, nothing is retrained."
+        None,
+        description="Which classes to remove and retrain; without it, nothing is retrained.",
+        examples=[{"counts": [0, 50, 100]}],
     )
     failed_models: FailedModels = Field(
         "stop",
         description="What to do when the loss of a model is not finite, twice with the same seeds: "
         "`stop` the study, naming the model, or `exclude` it from the results.",
+        examples=["exclude"],
     )
     scratch: str | None = Field(
         None,
         description="Folder on a disk of the machine that trains, such as `$TMPDIR`: converted "
         "images are copied there and read from there; changes no result.",
+        examples=["$TMPDIR"],
     )
     tensorboard: bool = Field(
         False,
         description="Write the curves of every model for TensorBoard, to "
         "`{results}/{study}/tensorboard`; changes no result, and models that are trained already "
         "get none.",
+        examples=[True],
     )
 
     @model_validator(mode="after")
