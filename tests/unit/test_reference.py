@@ -77,7 +77,7 @@ def test_a_key_that_says_too_little_is_noticed(silenced):
 @pytest.mark.parametrize(
     ("path", "model"),
     [
-        (CONFIG / "demo.yaml", Study),
+        *((CONFIG / name, Study) for name in ("demo.yaml", "paper.yaml")),
         *((path, DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),
     ],
     ids=lambda value: getattr(value, "name", ""),

@@ -30,7 +30,7 @@ OUTCOMES: dict[Outcome, str] = {
     "raw_logit": "mean logit of the true class",
     "softmax_probability": "mean probability of the true class",
     "is_correct": "share of correct predictions",
-    "accuracy": "accuracy (share of correct predictions)",
+    "accuracy": "accuracy (as the recipe of the target has it)",
 }
 
 BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
