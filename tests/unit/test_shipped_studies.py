@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from snakemake.utils import update_config
 
+from transfer_influence.config.dataset import describe_dataset
 from transfer_influence.config.recipe import TargetRecipe
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.study import Study, check_study
@@ -75,7 +76,28 @@ def test_the_study_of_the_paper_has_its_models_targets_and_removals(paper):
     ]
     assert paper.counterfactuals.counts == list(range(0, 951, 50))
     assert paper.counterfactuals.orders == ["top", "bottom"]
-    assert paper.least_classes <= 1000
+    assert paper.least_units <= 1000
+
+
+def test_the_study_of_examples_is_that_of_the_paper_but_for_its_unit(paper):
+    examples = shipped("paper-examples.yaml")
+    assert (examples.study, examples.models) == ("paper-examples", 50_000)
+    assert examples.source.subset.unit == "example"
+    assert examples.source.subset.size(1_281_167) == 640_583
+    assert examples.counterfactuals.counts == list(range(0, 1_281_000, 50_000))
+    assert examples.least_units <= 1_281_167
+    same = {"study", "models", "models_per_job", "source", "counterfactuals"}
+    assert examples.model_dump(exclude=same) == paper.model_dump(exclude=same)
+    assert examples.source.recipe == paper.source.recipe
+    assert examples.counterfactuals.orders == paper.counterfactuals.orders
+
+
+@pytest.mark.parametrize(
+    "names", [["demo.yaml"], ["paper.yaml", "paper-more-targets.yaml"], ["paper-examples.yaml"]]
+)
+def test_the_data_sets_of_the_studies_come_along(names):
+    for name in shipped(*names).datasets:
+        assert describe_dataset(name, [CONFIG / "datasets"])
 
 
 def test_the_source_recipe_is_the_published_one(paper):
