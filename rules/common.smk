@@ -51,9 +51,9 @@ dataset_folders = [
 
 
 @functools.cache
-def description_of(dataset, results):
+def description_of(dataset):
     """Return the settings of a data set as JSON; cached, as it lists the files of folders."""
-    return describe_dataset(dataset, dataset_folders, Path(results, "data", ".listings"))
+    return describe_dataset(dataset, dataset_folders, Path(".snakemake", "listings"))
 
 
 def checked_study():
@@ -64,7 +64,7 @@ def checked_study():
         study = check_study(config, str(study_files[-1]))
         check_images(study)
         for name in study.datasets:
-            description_of(name, str(study.results / study.study))
+            description_of(name)
         check_source(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import

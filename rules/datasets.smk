@@ -21,7 +21,7 @@ rule convert_dataset:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=240,
+        runtime=1440,
         # Resources, as neither paths nor what the study needs should convert a data set again.
         folders=" ".join(quote(str(folder)) for folder in dataset_folders),
         needs=lambda wildcards: (
@@ -31,7 +31,7 @@ rule convert_dataset:
         ),
     params:
         output=lambda wildcards, output: str(Path(output.sidecar).parent),
-        settings=lambda wildcards: description_of(wildcards.dataset, results),
+        settings=lambda wildcards: description_of(wildcards.dataset),
         code=code("convert_dataset.py"),
     message:
         "Convert the images of {wildcards.dataset}"

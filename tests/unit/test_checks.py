@@ -358,7 +358,7 @@ def test_names_are_read_again_only_where_a_folder_has_changed(
     values = folders(tmp_path)
     (tmp_path / "train" / "a" / "deep").mkdir()
     write_settings(tmp_path, "made", **values)
-    memory = tmp_path / "data" / ".listings"
+    memory = tmp_path / "state" / "listings"
 
     def described() -> str:
         return describe_dataset("made", [tmp_path], memory)
@@ -373,7 +373,7 @@ def test_names_are_read_again_only_where_a_folder_has_changed(
     expected = describe_dataset("made", [tmp_path])
     age()
     assert described() == expected
-    assert not memory.exists(), "nothing has been converted here: leave no trace"
+    assert not memory.exists(), "no run was here: leave no trace"
     memory.parent.mkdir()
     assert described() == expected
     assert len(list(memory.iterdir())) == 1

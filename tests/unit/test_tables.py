@@ -45,7 +45,8 @@ def numbers(images: Any) -> list[int]:
 @pytest.mark.parametrize("name", ["all.csv", "all.tsv", "all.parquet"])
 def test_class_names(folder: Path, name: str) -> None:
     values = table(folder, name, label=ANIMALS)
-    found = opened(folder, **values, split={"test_per_class": 1})
+    split = {"test_per_class": 1}
+    found = opened(folder, **values, split=split)
     assert found.classes == ["NA", "cat", "dog"]
     for images in (found.train, found.test):
         for number, label in zip(numbers(images), images.labels, strict=True):
@@ -54,6 +55,12 @@ def test_class_names(folder: Path, name: str) -> None:
     assert ordered.classes == ["dog", "cat", "NA"]
     assert [ordered.classes[label] for label in ordered.train.labels] == [
         ANIMALS[number] for number in numbers(ordered.train)
+    ]
+    without = opened(folder, **values, leave_out=["dog"], classes=["cat", "NA"], split=split)
+    assert without.classes == ["cat", "NA"]
+    assert set(numbers(without.train) + numbers(without.test)) == {0, 1, 2, 3, 6, 7}
+    assert without.train.labels.tolist() == [
+        without.classes.index(ANIMALS[number]) for number in numbers(without.train)
     ]
     refused(folder, r"'dog' \(2 images\) is not one of `classes`", **values, classes=["cat", "NA"])
 
@@ -69,6 +76,11 @@ def test_whole_numbers(folder: Path, name: str, kind: type) -> None:
     found = opened(folder, **values, split={"train_per_class": 1}, classes=["a", "b", "c"])
     assert found.classes == ["a", "b", "c"]
     assert found.train.labels.tolist() == [labels[number] for number in numbers(found.train)]
+    without = opened(
+        folder, **values, split={"train_per_class": 1}, classes=["a", "c"], leave_out=["1"]
+    )
+    assert without.classes == ["a", "c"]
+    assert {labels[number] for number in numbers(without.train)} == {0, 2}
 
 
 def test_a_second_table_is_the_test_part(folder: Path) -> None:

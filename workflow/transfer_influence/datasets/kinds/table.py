@@ -142,9 +142,11 @@ def _labels(
         numbers = [text.str.removesuffix(".0").astype(np.int64).to_numpy() for text in texts]
         largest = max(int(part.max(initial=-1)) for part in numbers)
         # More classes than images means gaps in the labels, which are refused when checked.
-        count = min(largest + 1, len(everything))
-        return settings.classes or [str(label) for label in range(count)], numbers
-    classes = settings.classes or sorted(everything.unique())
+        counted = [str(label) for label in range(min(largest + 1, len(everything)))]
+        return counted if settings.leave_out else settings.classes or counted, numbers
+    classes = sorted(everything.unique())
+    if settings.classes:
+        classes = settings.classes + [name for name in classes if name in settings.leave_out]
     position = {name: label for label, name in enumerate(classes)}
     for text in texts:
         outside = np.flatnonzero(~text.isin(classes))
@@ -153,7 +155,7 @@ def _labels(
                 f"{origin}: label_column: {text.iloc[outside[0]]!r} ({len(outside)} images) is not "
                 "one of `classes`; correct the label, or add it to `classes`."
             )
-    return list(classes), [text.map(position).to_numpy(np.int64) for text in texts]
+    return classes, [text.map(position).to_numpy(np.int64) for text in texts]
 
 
 def _has_positive(cells: pd.Series, settings: TableDataset, origin: str) -> np.ndarray:
