@@ -53,9 +53,9 @@ def test_no_folder_of_images(project):
     project.write_dataset("digits", {"kind": "folder", "train": "nothing", "test": "nothing"})
     project.write_dataset("held_out", {"kind": "arrays", "source": "nowhere.npz"})
     assert (
-        "data sets are missing: digits: no nothing (`train` in config/datasets/digits.yaml); "
-        "digits: no nothing (`test` in config/datasets/digits.yaml); "
-        "held_out: no nowhere.npz (`source` in config/datasets/held_out.yaml). Download each"
+        "2 data sets are missing: "
+        "digits: no nothing (`train`), no nothing (`test`); see config/datasets/digits.yaml "
+        "held_out: no nowhere.npz (`source`); see config/datasets/held_out.yaml Download each"
     ) in sentence(project)
 
 

@@ -457,18 +457,19 @@ def check_places(names: list[str], folders: list[Path]) -> None:
     Looks at existence only, so that it takes no time: an empty folder counts.
 
     Raises:
-        UserError: one sentence that names all that is missing, where it was looked for and the key
+        UserError: a list of all that is missing, each with where it was looked for and the key
             that says so.
     """
     parts = {key: found for name in names for key, found in find_with_parts(name, folders).items()}
-    missing = [
-        f"{part}: no {place} (`{key}` in {path})"
-        for part, (settings, path) in parts.items()
-        for key, place in settings.places
-        if not place.exists()
-    ]
+    missing = []
+    for part, (settings, path) in parts.items():
+        absent = [f"no {place} (`{key}`)" for key, place in settings.places if not place.exists()]
+        if absent:
+            missing.append(f"  {part}: {', '.join(absent)}; see {path}")
     if missing:
+        count = "1 data set is" if len(missing) == 1 else f"{len(missing)} data sets are"
         raise UserError(
-            "data sets are missing: " + "; ".join(missing) + ". Download each to the place named, "
-            "or change that key in its file (relative paths start at the working folder)."
+            "\n".join([f"{count} missing:", *missing])
+            + "\nDownload each to the place named, or change that key in its file (relative paths "
+            "start at the working folder)."
         )
