@@ -114,6 +114,7 @@ def test_a_model_that_is_trained_again_replaces_its_unfinished_curves_only(tmp_p
     assert curves(folder / "sources" / "s" / "1")["loss"] == {1: 9, 2: 8}
     train(1, [6, 5, 4])
     assert curves(folder / "sources" / "s" / "1")["loss"] == {1: 6, 2: 5, 3: 4}
+    assert len(list((folder / "sources" / "s" / "1").iterdir())) == 1
     assert curves(folder / "sources" / "s" / "0")["loss"] == {1: 3, 2: 2, 3: 1}
 
 
