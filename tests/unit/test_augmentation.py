@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import recipe
+from conftest import random_images, recipe
+from ffcv.fields.rgb_image import get_center_crop
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -15,6 +16,7 @@ from transfer_influence.datasets.augmentation import (
     resized_boxes,
     shift_and_flip,
     uniform,
+    upsampled,
     views,
 )
 from transfer_influence.vision import torchvision
@@ -118,6 +120,16 @@ def test_centre_boxes_are_central_squares(height: int, width: int, share: float)
     assert 0 <= width - wide - 2 * left <= 1
 
 
+@given(st.integers(8, 2000), st.integers(8, 2000))
+def test_centre_boxes_are_those_of_the_published_decoder(height: int, width: int) -> None:
+    found = centre_boxes(np.array([[height, width]]), 224 / 256)[0]
+    assert tuple(found) == get_center_crop(height, width, None, 224 / 256)
+
+
+def test_centre_boxes_do_not_lose_a_pixel_to_rounding() -> None:
+    assert centre_boxes(np.array([[100, 100]]), 0.29)[0].tolist() == [35, 35, 29, 29]
+
+
 def test_shift_and_flip_by_hand() -> None:
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3, 1).expand(1, 3, 3, 3).contiguous()
     moved = shift_and_flip(image, torch.tensor([[1, -1]]), torch.tensor([False]), 1)
@@ -147,3 +159,12 @@ def test_a_box_of_the_right_size_is_copied_exactly() -> None:
     found = resized_boxes(images, boxes, 16)
     for image, copy, (top, left, _, _) in zip(images, found, boxes.tolist(), strict=True):
         assert torch.equal(copy, image[top : top + 16, left : left + 16])
+
+
+@pytest.mark.parametrize(("small", "side"), [(32, 224), (8, 20), (5, 5), (3, 10)])
+def test_upsampling_is_that_of_torch(small: int, side: int) -> None:
+    images = torch.from_numpy(random_images(3, small, small))
+    expected = torch.nn.Upsample((side, side))(images.permute(0, 3, 1, 2).float())
+    found = upsampled(images, side)
+    assert found.is_contiguous()
+    assert torch.equal(found.permute(0, 3, 1, 2).float(), expected)

@@ -239,3 +239,18 @@ def test_another_resolution_compiles_nothing_anew(
     assert small.shape == (33, 3, 8, 8)
     assert torch.equal(read(loader, ORDER, 8, 1)[0], first)
     assert compiled == []
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_images_are_enlarged_in_the_end(interpreted: None, square: Path, kind: str) -> None:
+    small, large = (
+        open_loader(
+            *(square, "train", recipe(loader=kind, augmentation=PADDED, upsample_to=side), CPU, 1)
+        )
+        for side in (None, 32)
+    )
+    for key in (None, 4):
+        images, _ = read(small, ORDER, 7, key)
+        found, _ = read(large, ORDER, 7, key)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(found, images.repeat_interleave(2, 2).repeat_interleave(2, 3))

@@ -170,3 +170,11 @@ def test_a_ramp_that_makes_no_sense_is_refused_in_a_sentence(changes, wrong):
 def test_epochs_are_evaluated_at_intervals_and_in_the_end(every, epochs, expected):
     recipe = Recipe(**recipe_values(epochs=epochs, evaluate_every=every))
     assert [epoch for epoch in range(epochs) if recipe.is_evaluated(epoch)] == expected
+
+
+def test_the_network_sees_every_resolution_or_the_one_that_images_are_enlarged_to():
+    values = recipe_values(resolution=RAMP, test_resolution=224, epochs=16)
+    assert Recipe(**values).network_resolutions == {160, 192, 224}
+    assert Recipe(**values, upsample_to=256).network_resolutions == {256}
+    with pytest.raises(ValueError, match="upsample_to 200 is below the resolution, 224; raise it"):
+        Recipe(**values, upsample_to=200)

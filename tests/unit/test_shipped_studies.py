@@ -77,6 +77,7 @@ def test_the_study_of_the_paper_has_its_models_targets_and_removals(paper):
     assert paper.counterfactuals.counts == list(range(0, 951, 50))
     assert paper.counterfactuals.orders == ["top", "bottom"]
     assert paper.least_units <= 1000
+    assert paper.resolutions == {160, 192, 224}
 
 
 def test_the_study_of_examples_is_that_of_the_paper_but_for_its_unit(paper):
@@ -120,6 +121,7 @@ def test_the_source_recipe_is_the_published_one(paper):
             "multiple": 32,
         },
         "test_resolution": 224,
+        "upsample_to": None,
         "test_crop": 224 / 256,
         "augmentation": {"crop": "random_resized", "padding": 4, "flip": True},
         "precision": "float16",
@@ -144,7 +146,8 @@ def test_a_target_recipe_is_the_published_one(more, target):
         "label_smoothing": 0.0,
         "class_weights": "balanced" if chest else "none",
         "schedule": schedule,
-        "resolution": 224,
+        "resolution": 32 if target.startswith("cifar") else 224,
+        "upsample_to": 224 if target.startswith("cifar") else None,
         "test_resolution": None,
         "test_crop": share,
         "augmentation": {"crop": crop, "padding": 4, "flip": True},
@@ -153,7 +156,7 @@ def test_a_target_recipe_is_the_published_one(more, target):
         "batchnorm": "train",
         "accuracy": accuracy,
     }
-    assert recipe.evaluation_resolution == 224
+    assert recipe.network_resolutions == {224}
 
 
 def test_what_a_published_run_used_is_said_and_not_left_to_defaults(more):

@@ -168,6 +168,13 @@ class Recipe(Settings):
         "images in the last epoch.",
         examples=[224],
     )
+    upsample_to: PositiveInt | None = Field(
+        None,
+        description="Enlarge all images to this side, in pixels, by repeating pixels, after all "
+        "else: so that a network for large images can see small ones. Without it, the network sees "
+        "them as they are.",
+        examples=[224],
+    )
     test_crop: float = Field(
         1.0,
         gt=0,
@@ -227,6 +234,15 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _upsample_enlarges(self) -> "Recipe":
+        largest = max(*self.training_resolutions, self.evaluation_resolution)
+        if self.upsample_to is not None and self.upsample_to < largest:
+            raise ValueError(
+                f"upsample_to {self.upsample_to} is below the resolution, {largest}; raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_of_some(self) -> "Recipe":
         if self.keep == "best" and self.evaluate_every is None:
             raise ValueError("keep: best needs evaluations to choose from; give `evaluate_every`")
@@ -243,6 +259,13 @@ class Recipe(Settings):
     def evaluation_resolution(self) -> int:
         """Side of the test images, in pixels."""
         return self.test_resolution or self.training_resolutions[-1]
+
+    @property
+    def network_resolutions(self) -> set[int]:
+        """Sides of the images that the network sees, in training and in evaluation, in pixels."""
+        if self.upsample_to is not None:
+            return {self.upsample_to}
+        return {*self.training_resolutions, self.evaluation_resolution}
 
     def is_evaluated(self, epoch: int) -> bool:
         """Tell whether an epoch, counted from 0, ends with an evaluation."""

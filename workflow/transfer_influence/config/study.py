@@ -366,11 +366,7 @@ class Study(Settings):
     def resolutions(self) -> set[int]:
         """All resolutions that the network is given images in."""
         recipes = [self.source.recipe, *(target.recipe for target in self.targets.values())]
-        return {
-            side
-            for recipe in recipes
-            for side in (*recipe.training_resolutions, recipe.evaluation_resolution)
-        }
+        return set().union(*(recipe.network_resolutions for recipe in recipes))
 
     @property
     def transfers(self) -> list[tuple[str, Mode]]:

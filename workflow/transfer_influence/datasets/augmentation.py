@@ -89,7 +89,8 @@ def views(examples: np.ndarray, sizes: np.ndarray, recipe: Recipe, key: int | No
 
 def centre_boxes(sizes: np.ndarray, share: float) -> np.ndarray:
     """Return the central squares that keep `share` of the shorter sides, int64 (n, 4)."""
-    sides = np.maximum(1, np.rint(share * sizes.min(axis=1)).astype(np.int64))
+    # Rounded down as FFCV does, but not from 28.999999999999996, which 0.29 × 100 is.
+    sides = np.maximum(1, np.floor(np.round(share * sizes.min(axis=1), 9)).astype(np.int64))
     squares = np.stack([sides, sides], axis=1)
     return np.concatenate([(sizes - squares) // 2, squares], axis=1)
 
@@ -155,6 +156,21 @@ def shift_and_flip(
     # Whole pixels by their place in the batch: three times faster than three-fold indexing.
     wanted = first[:, None, None] + rows[:, :, None] * stride + columns[:, None, :]
     return padded.view(-1, 3).index_select(0, wanted.view(-1)).view_as(images)
+
+
+def upsampled(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Enlarge images by repeating pixels, as `torch.nn.Upsample` does.
+
+    Args:
+        images: uint8 (B, R, R, 3).
+        side: of the result in pixels.
+
+    Returns:
+        uint8 (B, side, side, 3), contiguous.
+    """
+    given = images.shape[1]
+    places = torch.arange(side, device=images.device) * given // side
+    return images.index_select(1, places).index_select(2, places)
 
 
 def resized_boxes(images: torch.Tensor, boxes: torch.Tensor, resolution: int) -> torch.Tensor:

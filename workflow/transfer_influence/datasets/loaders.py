@@ -12,6 +12,7 @@ from transfer_influence.datasets.augmentation import (
     Views,
     resized_boxes,
     shift_and_flip,
+    upsampled,
     views,
 )
 from transfer_influence.datasets.beton import BetonStream, decode_all
@@ -50,7 +51,7 @@ class Loader(Protocol):
 
         Yields:
             Images, uint8 (B, 3, R, R) in channels-last memory, and labels, int64 (B,), both on
-            the device.
+            the device. Where the recipe enlarges images, its `upsample_to` takes the place of R.
         """
 
 
@@ -166,15 +167,18 @@ class StreamLoader:
 
 
 class _Finish:
-    """The last step of both loaders: shift, flip, and channels in front."""
+    """The last step of both loaders: shift, flip, enlarge, and channels in front."""
 
     def __init__(self, epoch: Views, recipe: Recipe, device: torch.device) -> None:
         self._still = not (epoch.shifts.any() or epoch.flips.any())
         self._shifts = torch.from_numpy(epoch.shifts).to(device)
         self._flips = torch.from_numpy(epoch.flips).to(device)
         self._padding = int(np.abs(epoch.shifts).max(initial=0))
+        self._side = recipe.upsample_to
 
     def __call__(self, images: torch.Tensor, batch: slice) -> torch.Tensor:
         if not self._still:
             images = shift_and_flip(images, self._shifts[batch], self._flips[batch], self._padding)
+        if self._side is not None:
+            images = upsampled(images, self._side)
         return images.permute(0, 3, 1, 2)  # a view: NHWC memory is channels-last
