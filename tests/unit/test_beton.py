@@ -261,13 +261,13 @@ def test_compiled_stream_gives_the_same_pixels(
 
 
 def test_no_examples_no_batches(stream: BetonStream) -> None:
-    assert list(stream.epoch(np.empty(0, np.int64), np.empty((0, 4), np.int64), 4)) == []
+    assert list(stream.epoch(np.empty(0, np.int64), np.empty((0, 4), np.int64), 4, 16)) == []
 
 
 def test_yielded_batches_are_not_overwritten(stream: BetonStream) -> None:
     examples, boxes = np.arange(40), np.tile([0, 0, 16, 16], (40, 1))
     copies, kept = [], []
-    for batch in stream.epoch(examples, boxes, 2):
+    for batch in stream.epoch(examples, boxes, 2, 16):
         copies.append(batch.clone())
         kept.append(batch)
     assert torch.equal(torch.cat(kept), torch.cat(copies))
@@ -297,7 +297,7 @@ def test_leaving_early_leaves_no_thread(stream: BetonStream, batch_size: int, ta
     before = threading.active_count()
     examples, boxes = np.arange(40), np.tile([0, 0, 16, 16], (40, 1))
     for _ in range(5):
-        batches = stream.epoch(examples, boxes, batch_size)
+        batches = stream.epoch(examples, boxes, batch_size, 16)
         for _ in range(taken):
             next(batches, None)
         del batches
@@ -315,7 +315,7 @@ def test_leaving_early_stops_the_work(stream: BetonStream) -> None:
         return working(batch_indices, **arguments)
 
     stages[0] = counting, outputs
-    batches = stream.epoch(np.arange(40), np.tile([0, 0, 16, 16], (40, 1)), 1)
+    batches = stream.epoch(np.arange(40), np.tile([0, 0, 16, 16], (40, 1)), 1, 16)
     next(batches)
     batches.close()
     assert len(seen) < 20  # a few are made ahead

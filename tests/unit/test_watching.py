@@ -51,7 +51,8 @@ def train_shard(data: Path, home: Path, watched: bool = True) -> tuple[Path, Pat
     )
     table.parent.mkdir(parents=True, exist_ok=True)
     shards.train_sources(
-        source_models(stage, [0, 1], CLASSES),
+        source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
+        "class",
         *(data, SMALL, recipe, weights, table, Origin({}, {}, ""), options),
     )
     return weights, table
@@ -149,7 +150,8 @@ def test_the_best_weights_are_kept_by_the_accuracy_that_is_asked_for(planted, tm
         weights, table = (tmp_path / f"{keep}.{end}" for end in ("safetensors", "parquet"))
         options = dataclasses.replace(ALONE, tensorboard=tmp_path / keep)
         shards.train_sources(
-            source_models(stage, [0], CLASSES),
+            source_models(stage, [0], list(map(str, range(CLASSES)))),
+            "class",
             *(planted, SMALL, recipe, weights, table, Origin({}, {}, keep), options),
         )
         (kept[keep],) = pq.read_table(table)["accuracy"].to_pylist()
