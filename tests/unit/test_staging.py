@@ -17,6 +17,7 @@ from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import Subset
 from transfer_influence.datasets import staging
+from transfer_influence.datasets.sidecar import FORMAT
 from transfer_influence.datasets.staging import staged
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes import shards
@@ -124,7 +125,7 @@ def make_data(folder: Path, name: str) -> Path:
     path = folder / name
     path.mkdir()
     sidecar = {
-        "format": 1,
+        "format": FORMAT,
         "ffcv": "1.0.2",
         "name": name,
         "classes": ["a", "b"],

@@ -44,6 +44,8 @@ def test_a_study_of_examples(project):
     outcomes = np.stack(summary["raw_margin"]).astype(np.float64).mean(axis=1)
     ranking = pd.read_parquet(project.results / "influences/held_out/fixed/ranking.parquet")
     assert sorted(ranking["unit"]) == list(range(EXAMPLES))
+    images = pd.read_parquet(project.results / "data/digits/train.examples.parquet")
+    assert ranking["name"].tolist() == images["name"][ranking["unit"]].tolist()
     assert ranking["name"].is_unique
     for row in ranking.iloc[[0, 200, 399]].itertuples():
         kept = masks[:, row.unit]

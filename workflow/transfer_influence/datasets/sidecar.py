@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transfer_influence.config.storage import Storage
@@ -98,14 +99,19 @@ class Sidecar(BaseModel):
 def unit_names(folder: Path, unit: Unit) -> list[str]:
     """Return the names of all units of a converted data set, in order.
 
+    A class has the name of the data set's file, an example that of its image.
+
     Raises:
-        UserError: see `read_sidecar`.
+        UserError: see `read_sidecar`; or the table of the images is missing or damaged.
     """
-    sidecar = read_sidecar(folder / "dataset.json")
     if unit == "class":
-        return sidecar.classes
-    labels = np.load(folder / "train.labels.npy", allow_pickle=False)
-    return [f"{sidecar.classes[label]} {index}" for index, label in enumerate(labels.tolist())]
+        return read_sidecar(folder / "dataset.json").classes
+    path = folder / "train.examples.parquet"
+    try:
+        return pq.read_table(path, columns=["name"])["name"].to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable ({reason}); convert the data set again.") from None
 
 
 def read_sidecar(path: Path) -> Sidecar:
