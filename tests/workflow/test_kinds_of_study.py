@@ -5,6 +5,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from tests.workflow.conftest import RECIPE, STUDY, Project
 from transfer_influence.outcomes.shards import read_weights
@@ -117,19 +118,56 @@ def test_a_study_of_existing_models(finished_copy):
     assert not [job for job in planned if "000000-000003" in job]
 
 
+def write_findings(project: Project) -> None:
+    """A table with several labels an image, of which one is asked for."""
+    rows = ["image,findings,part"]
+    for index, path in enumerate(sorted((project.folder / "photos").rglob("*.png"))):
+        digit = int(path.parent.name.removeprefix("digit-"))
+        found = [name for name, has in [("odd", digit % 2), ("large", digit > 6)] if has]
+        part = "test" if index % 3 == 0 else "train"
+        rows.append(f"{path.relative_to(project.folder)},{'|'.join(found) or 'none'},{part}")
+    (project.folder / "findings.csv").write_text("\n".join(rows) + "\n")
+    columns = {"path_column": "image", "label_column": "findings", "part_column": "part"}
+    project.write_dataset(
+        "large",
+        {
+            "kind": "table",
+            "train": "findings.csv",
+            "delimiter": "|",
+            "positive": "large",
+            **columns,
+        },
+    )
+
+
 def test_a_study_of_a_subset_picked_by_hand(project):
-    """Models that all see the same classes: outcomes, but no influences."""
+    """Models that all see the same classes have outcomes, but no influences.
+
+    One target is a label out of several, of two classes of different size.
+    """
+    write_findings(project)
     (project.folder / "odd.txt").write_text("1\n3\n5\n7\n9\n")
     source = {**STUDY["source"], "subset": {"keep": "odd.txt"}}
+    weighted = {**RECIPE, "class_weights": "balanced", "accuracy": "per_class"}
     project.write_study(
         source=source,
         models=2,
-        targets={"held_out": STUDY["targets"]["held_out"]},
+        targets={"large": {"modes": ["fixed"], "recipe": weighted}},
         counterfactuals=None,
     )
     run(project)
-    masks = masks_of(project.results / "summaries/held_out/fixed.parquet", 10)
-    assert masks.tolist() == [[False, True] * 5] * 2
+    path = project.results / "summaries/large/fixed.parquet"
+    assert masks_of(path, 10).tolist() == [[False, True] * 5] * 2
+    summary = pd.read_parquet(path)
+    large = np.load(project.results / "data/large/test.labels.npy") == 1
+    assert 0 < large.sum() < len(large) / 2
+    for row in summary.itertuples():
+        # A margin is the logit of the true class minus that of the other.
+        scores = np.where(large, row.raw_margin, -row.raw_margin)
+        assert row.auroc == pytest.approx(roc_auc_score(large, scores))
+        each = [row.is_correct[~large].mean(), row.is_correct[large].mean()]
+        assert row.class_accuracy == pytest.approx(each)
+        assert row.accuracy == pytest.approx(np.mean(each))
     assert not (project.results / "influences").exists()
     assert project.planned() == set()
     (project.folder / "odd.txt").write_text("1\n3\n5\n7\n8\n")
