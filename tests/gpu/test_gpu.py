@@ -128,6 +128,20 @@ def test_epochs_are_those_of_the_cpu(
     assert torch.equal(seen[0], seen[1]) == (crop == "center")  # else each epoch is another
 
 
+@pytest.mark.parametrize("enlarged", [None, 80])
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+def test_the_resolution_changes_between_epochs(
+    any_data: Path, loader: str, enlarged: int | None
+) -> None:
+    augmentation = AUGMENTATIONS["random_resized"]
+    recipe = make_recipe(loader=loader, augmentation=augmentation, upsample_to=enlarged)
+    on = {device: open_loader(any_data, "train", recipe, device, 2) for device in (CPU, CUDA)}
+    for key, side in enumerate((16, 32, SIZE, 16)):
+        expected, found = (on_cpu(all_batches(on[device], key, 7, side)) for device in (CPU, CUDA))
+        assert found.shape[2:] == (enlarged or side,) * 2
+        assert (found.int() - expected.int()).abs().max() <= (loader == "resident")
+
+
 @pytest.mark.parametrize("kind", [ResidentLoader, StreamLoader])
 def test_batches_are_on_the_gpu_in_channels_last(data: Path, kind: type) -> None:
     loader_name = "resident" if kind is ResidentLoader else "stream"
