@@ -17,8 +17,8 @@ sys.path.insert(0, str(checkout / "workflow"))
 from transfer_influence.config.dataset import check_places, describe_dataset, find_with_parts
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
-    InfluenceStage,
     import_stage,
+    influence_stage,
     removal_stage,
     source_stage,
     transfer_stage,
@@ -217,8 +217,9 @@ def report_parts():
         if study.estimates:
             parts.append(f"{results}/report/{target}/{mode}/influences.svg")
             parts += expand(
-                f"{results}/influences/{target}/{mode}/{{estimator}}.parquet",
+                f"{results}/influences/{target}/{mode}/{{estimator}}{{part}}.parquet",
                 estimator=study.influence.estimators,
+                part=["", ".reliability"],
             )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")

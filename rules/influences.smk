@@ -5,6 +5,7 @@ rule estimate_influence:
     input:
         summary=f"{results}/summaries/{{target}}/{{mode}}.parquet",
         source=f"{results}/data/{study.source.dataset}/dataset.json",
+        labels=data_of("test.labels.npy"),
     output:
         table=f"{results}/influences/{{target}}/{{mode}}/{{estimator}}.parquet",
     log:
@@ -15,20 +16,19 @@ rule estimate_influence:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=int(1000 * study.influence.memory_gb),
+        runtime=240,
+        # A resource, as it changes no result.
+        memory_gb=str(study.influence.memory_gb),
     params:
-        settings=lambda wildcards: InfluenceStage(
-            unit=study.source.subset.unit,
-            estimator=wildcards.estimator,
-            outcome=study.influence.outcome,
-        ).model_dump_json(),
+        settings=lambda wildcards: influence_stage(study, wildcards.estimator).model_dump_json(),
         code=code("estimate_influence.py"),
     message:
         "Estimate influences on {wildcards.target}, {wildcards.mode}, by {wildcards.estimator}"
     shell:
         "estimate_influence.py --settings {params.settings:q} --summary {input.summary:q}"
-        " --source {input.source:q} --output {output.table:q} --code {params.code} 2>> {log:q}"
+        " --source {input.source:q} --labels {input.labels:q} --memory-gb {resources.memory_gb}"
+        " --output {output.table:q} --code {params.code} 2>> {log:q}"
 
 
 rule rank_classes:
@@ -53,3 +53,33 @@ rule rank_classes:
     shell:
         "rank_classes.py --influences {input.influences:q} --output {output.table:q}"
         " --code {params.code} 2>> {log:q}"
+
+
+rule measure_reliability:
+    input:
+        summary=f"{results}/summaries/{{target}}/{{mode}}.parquet",
+        source=f"{results}/data/{study.source.dataset}/dataset.json",
+        labels=data_of("test.labels.npy"),
+    output:
+        table=f"{results}/influences/{{target}}/{{mode}}/{{estimator}}.reliability.parquet",
+    log:
+        f"{results}/logs/measure_reliability/{{target}}/{{mode}}/{{estimator}}.log",
+    benchmark:
+        f"{results}/benchmarks/measure_reliability/{{target}}/{{mode}}/{{estimator}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=int(1000 * study.influence.memory_gb),
+        runtime=240,
+        # A resource, as it changes no result.
+        memory_gb=str(study.influence.memory_gb),
+    params:
+        settings=lambda wildcards: influence_stage(study, wildcards.estimator).model_dump_json(),
+        code=code("measure_reliability.py"),
+    message:
+        "Measure the reliability on {wildcards.target}, {wildcards.mode}, by {wildcards.estimator}"
+    shell:
+        "measure_reliability.py --settings {params.settings:q} --summary {input.summary:q}"
+        " --source {input.source:q} --labels {input.labels:q} --memory-gb {resources.memory_gb}"
+        " --output {output.table:q} --code {params.code} 2>> {log:q}"

@@ -9,8 +9,7 @@ import torch
 
 from transfer_influence.datasets.augmentation import centre_boxes
 from transfer_influence.datasets.beton import BetonStream, uncompiled
-from transfer_influence.datasets.loaders import read_labels
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_labels, read_sidecar
 from transfer_influence.figures import contact_sheet, example_indices, save
 from transfer_influence.progress import command_line
 

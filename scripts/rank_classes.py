@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.influence import write_ranking
+from transfer_influence.influence.ranking import write_ranking
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 

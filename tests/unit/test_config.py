@@ -22,6 +22,7 @@ from transfer_influence.config.stages import (
     RemovalStage,
     SourceStage,
     TransferStage,
+    influence_stage,
     removal_stage,
     source_stage,
     transfer_stage,
@@ -261,9 +262,9 @@ def study(path: str = "seed", value: Any = 0) -> Study:
         ),
         (
             "influence/estimators",
-            ["lasso"],
-            "influence.estimators.0: 'lasso' is not valid: input should be 'difference_in_means'; "
-            "correct it.",
+            ["means"],
+            "influence.estimators.0: 'means' is not valid: input should be 'difference_in_means', "
+            "'ridge' or 'lasso'; correct it.",
         ),
     ],
 )
@@ -566,12 +567,25 @@ KEYS = [
     ("targets/digits/modes", ["fixed"]),
     ("targets/few/recipe/epochs", 9),
     ("influence/outcome", "accuracy"),
+    ("influence/intervals", "bootstrap"),
+    ("influence/bootstrap_replicates", 200),
+    ("influence/held_out", 0.3),
+    ("influence/largest_table_gb", 0),
+    ("influence/memory_gb", 8),
     ("counterfactuals/replicates", 9),
     ("counterfactuals/counts", [0, 1]),
 ]
 CHANGES_SOURCES = {"seed", "source/subset", "source/architecture", "source/recipe/epochs"}
 CHANGES_TRANSFER = {"seed", "source/architecture", "targets/digits/recipe/epochs"}
 CHANGES_OTHER_TRANSFER = {"seed", "source/architecture", "targets/few/recipe/epochs"}
+CHANGES_INFLUENCE = {
+    "seed",
+    "influence/outcome",
+    "influence/intervals",
+    "influence/bootstrap_replicates",
+    "influence/held_out",
+    "influence/largest_table_gb",
+}
 CHANGES_REMOVAL = {
     "seed",
     "source/architecture",
@@ -587,6 +601,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (source_stage, CHANGES_SOURCES),
         (lambda one: transfer_stage(one, "digits", "fixed"), CHANGES_TRANSFER),
         (lambda one: transfer_stage(one, "few", "fixed"), CHANGES_OTHER_TRANSFER),
+        (lambda one: influence_stage(one, "ridge"), CHANGES_INFLUENCE),
         (lambda one: removal_stage(one, "top", 3), CHANGES_REMOVAL),
     ]:
         assert (make(before) != make(after)) == (path in changes)
@@ -598,10 +613,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (SourceStage, source_stage(study())),
         (TransferStage, transfer_stage(study(), "few", "fixed")),
         (RemovalStage, removal_stage(study(), None, 0)),
-        (
-            InfluenceStage,
-            InfluenceStage(unit="class", estimator="difference_in_means", outcome="accuracy"),
-        ),
+        (InfluenceStage, influence_stage(study(), "ridge")),
     ],
     ids=["source", "transfer", "removal", "influence"],
 )

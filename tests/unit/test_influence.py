@@ -6,45 +6,37 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr, ttest_ind
-
-from transfer_influence.errors import UserError
-from transfer_influence.influence import (
-    DifferenceInMeans,
-    Influences,
-    estimate,
-    write_influences,
-    write_ranking,
+from scipy.stats import spearmanr, ttest_ind, ttest_rel
+from tests.unit.measured import (
+    ROOM,
+    complement_pairs,
+    measured,
+    names,
+    planted,
+    random_masks,
 )
-from transfer_influence.outcomes.tables import list_column, matrix, read_provenance
+
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.errors import UserError
+from transfer_influence.influence.estimation import estimate
+from transfer_influence.influence.estimators import DifferenceInMeans, Fit, joined
+from transfer_influence.influence.measurements import Outcomes, read_measurements
+from transfer_influence.influence.ranking import write_ranking
+from transfer_influence.influence.ridge import Ridge
+from transfer_influence.outcomes.tables import list_column, matrix, read_provenance, write_table
 from transfer_influence.subsets import pack
 
-
-def random_masks(models: int, classes: int, seed: int = 0) -> np.ndarray:
-    """Half of the classes each, and no class in nearly all or nearly none."""
-    rng = np.random.default_rng(seed)
-    return np.array([rng.permutation(classes) < classes // 2 for _ in range(models)])
-
-
-def names(classes: int) -> list[str]:
-    return [f"class {index}" for index in range(classes)]
+LABELS = np.array([0, 1, 1, 3, 0])  # of the target's images; class 2 has none
 
 
 def influences(
-    masks: np.ndarray, outcomes: np.ndarray, parts: list[int] | None = None
-) -> Influences:
+    masks: np.ndarray, outcomes: np.ndarray, parts: list[int] | None = None, pairs: bool = False
+) -> Fit:
     """Influences of outcomes that arrive in pieces which end at `parts`."""
-    estimator = DifferenceInMeans(masks.shape[1], outcomes.shape[1])
-    for rows in np.split(np.arange(len(masks)), parts or []):
-        estimator.add(masks[rows], outcomes[rows])
-    return estimator.result(names(masks.shape[1]))
-
-
-def planted(models: int = 300, classes: int = 8, columns: int = 5, noise: float = 0.5):
-    rng = np.random.default_rng(1)
-    masks = random_masks(models, classes)
-    effects = rng.normal(size=(classes, columns))
-    return masks, masks @ effects + rng.normal(0, noise, (models, columns)), effects
+    data = measured(masks, outcomes, pairs)
+    pieces = np.split(np.arange(len(masks)), parts or [])
+    whole = Outcomes(outcomes.shape[1], lambda: ((rows, outcomes[rows]) for rows in pieces))
+    return joined(DifferenceInMeans(data, ROOM).fit(whole))
 
 
 def test_influences_are_those_of_welchs_t_test():
@@ -140,20 +132,6 @@ def test_a_helpful_class_has_a_positive_influence():
     assert (np.delete(found.influence[:, 0], 2) < 1).all()
 
 
-@pytest.mark.parametrize(
-    ("column", "models"), [([0] * 6, 0), ([1] + [0] * 5, 1), ([1] * 5 + [0], 5), ([1] * 6, 6)]
-)
-def test_a_class_in_too_many_or_too_few_subsets_is_refused_by_name(column, models):
-    masks = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [0, 1]], bool)
-    masks[:, 1] = column
-    with pytest.raises(UserError) as mistake:
-        influences(masks, np.ones((6, 1)))
-    assert str(mistake.value) == (
-        f"class 'class 1' is in the subsets of {models} of 6 models, but both sides need at least "
-        f"2; raise `models`."
-    )
-
-
 def test_two_models_on_each_side_are_enough():
     masks = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], bool)
     found = influences(masks, np.array([[1.0], [3.0], [0.0], [0.0]]))
@@ -162,14 +140,19 @@ def test_two_models_on_each_side_are_enough():
 
 
 def write_summary(
-    path: Path, masks: np.ndarray, outcomes: np.ndarray, group: int | None = None
+    path: Path,
+    masks: np.ndarray,
+    outcomes: np.ndarray,
+    group: int | None = None,
+    models: np.ndarray | None = None,
 ) -> Path:
     columns = {
-        "model": pa.array(range(len(masks)), pa.int64()),
+        "model": pa.array(np.arange(len(masks)) if models is None else models, pa.int64()),
         "mask": pa.array([pack(mask) for mask in masks], pa.binary(-(-masks.shape[1] // 8))),
         "raw_margin": list_column(outcomes.astype(np.float32)),
         "is_correct": list_column(outcomes > 0),
         "accuracy": (outcomes > 0).mean(axis=1),
+        "auroc": pa.nulls(len(masks), pa.float64()),
     }
     pq.write_table(pa.table(columns), path, row_group_size=group)
     return path
@@ -181,39 +164,208 @@ def summary(tmp_path) -> Path:
     return write_summary(tmp_path / "summary.parquet", masks, outcomes, 64)
 
 
-def test_the_last_column_is_on_the_whole_target(summary):
+def read(path: Path, outcome: str = "raw_margin", classes: int = 9, labels: np.ndarray = LABELS):
+    return read_measurements(path, outcome, names(classes), labels, 4)
+
+
+def stage(**changes) -> InfluenceStage:
+    settings = {
+        "seed": 0,
+        "estimator": "difference_in_means",
+        "outcome": "raw_margin",
+        "intervals": "closed_form",
+        "bootstrap_replicates": 100,
+        "held_out": 0.2,
+        "largest_table_gb": 1,
+    }
+    return InfluenceStage(**{**settings, **changes})
+
+
+def table(summary: Path, memory_gb: float = 4, **changes) -> pa.Table:
+    settings = stage(**changes)
+    path = summary.with_name("influences.parquet")
+    data = read(summary, settings.outcome)
+    estimate(data, settings, names(9), memory_gb, path, '{"code": "abc"}')
+    return pq.read_table(path)
+
+
+REFERENCE_RTOL = 1e-6
+
+
+def reference(masks: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Influence and standard error (classes, columns), class by class, in float64."""
+    influence, error = [], []
+    for kept in masks.T:
+        one, other = outcomes[kept], outcomes[~kept]
+        influence.append(one.mean(axis=0) - other.mean(axis=0))
+        variances = one.var(axis=0, ddof=1) / len(one), other.var(axis=0, ddof=1) / len(other)
+        error.append(np.sqrt(sum(variances)))
+    return np.array(influence), np.array(error)
+
+
+def test_the_table_says_what_a_reference_says(summary):
     masks, outcomes, _ = planted(150, 9)
-    found = estimate(summary, "difference_in_means", "raw_margin", names(9))
     outcomes = outcomes.astype(np.float32).astype(np.float64)
-    expected = influences(masks, np.hstack([outcomes, outcomes.mean(axis=1, keepdims=True)]))
-    assert found.influence.shape == (9, 6)
-    np.testing.assert_allclose(found.influence, expected.influence, atol=1e-12)
-    np.testing.assert_allclose(found.standard_error, expected.standard_error, atol=1e-12)
-    np.testing.assert_allclose(found.influence[:, -1], found.influence[:, :-1].mean(axis=1))
+    rows = table(summary)
+    for part, columns in {
+        "": outcomes.mean(axis=1, keepdims=True),
+        "class_": np.array([outcomes[:, label == LABELS].mean(axis=1) for label in (0, 1, 3)]).T,
+        "example_": outcomes,
+    }.items():
+        influence, error = reference(masks, columns)
+        found = rows[f"{part}influence"], rows[f"{part}standard_error"]
+        if part:
+            found = tuple(matrix(column) for column in found)
+        else:
+            found = tuple(column.to_numpy()[:, None] for column in found)
+        if part == "class_":
+            found = tuple(column[:, [0, 1, 3]] for column in found)
+        # Lists are float32.
+        np.testing.assert_allclose(found[0], influence, rtol=REFERENCE_RTOL, atol=1e-7)
+        np.testing.assert_allclose(found[1], error, rtol=REFERENCE_RTOL)
+
+
+def test_a_target_class_without_images_has_no_influence(summary):
+    assert (matrix(table(summary)["class_influence"])[:, 2] == 0).all()
+
+
+def test_intervals_and_significance_are_those_of_a_t_test(summary):
+    masks, outcomes, _ = planted(150, 9)
+    whole = outcomes.astype(np.float32).astype(np.float64).mean(axis=1)
+    rows = table(summary).to_pandas()
+    p_values = []
+    for row in rows.itertuples():
+        test = ttest_ind(whole[masks[:, row.unit]], whole[~masks[:, row.unit]], equal_var=False)
+        ends = test.confidence_interval(0.95)
+        assert (row.low, row.high) == pytest.approx((ends.low, ends.high), rel=1e-6)
+        p_values.append(test.pvalue)
+    order = np.argsort(p_values)
+    raised = [p_values[unit] * 9 / (place + 1) for place, unit in enumerate(order)]
+    for place, unit in enumerate(order):
+        assert rows["q_value"][unit] == pytest.approx(min([1, *raised[place:]]))
+    assert (rows["significant"] == (rows["q_value"] <= 0.05)).all()
+    assert 0 < rows["significant"].sum() < 9
 
 
 def test_correctness_averages_to_accuracy(summary):
-    per_example = estimate(summary, "difference_in_means", "is_correct", names(9))
-    scalar = estimate(summary, "difference_in_means", "accuracy", names(9))
-    assert scalar.influence.shape == (9, 1)
-    np.testing.assert_allclose(per_example.influence[:, -1], scalar.influence[:, 0], atol=1e-12)
-    np.testing.assert_allclose(
-        per_example.standard_error[:, -1], scalar.standard_error[:, 0], atol=1e-12
+    per_example = table(summary, outcome="is_correct").to_pandas()
+    scalar = table(summary, outcome="accuracy").to_pandas()
+    for column in ("influence", "standard_error"):
+        np.testing.assert_allclose(per_example[column], scalar[column], rtol=0, atol=1e-12)
+    assert scalar["example_influence"].map(len).tolist() == [0] * 9
+    assert scalar["class_influence"].map(len).tolist() == [0] * 9
+
+
+def columns(rows: pa.Table) -> np.ndarray:
+    return np.hstack(
+        [
+            np.stack([rows[name].to_numpy() for name in ("influence", "low", "high")], axis=1),
+            matrix(rows["example_influence"]),
+        ]
     )
 
 
-@pytest.mark.parametrize("group", [1, 64, 149, 150])
-def test_influences_do_not_depend_on_the_row_groups_of_the_file(tmp_path, summary, group):
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge", "lasso"])
+@pytest.mark.parametrize(("group", "order"), [(1, 1), (149, 1), (64, -1)])
+def test_row_groups_and_the_order_of_shards_do_not_matter(
+    tmp_path, summary, estimator, group, order
+):
     masks, outcomes, _ = planted(150, 9)
-    other = write_summary(tmp_path / "other.parquet", masks, outcomes, group)
-    expected, found = (
-        estimate(path, "difference_in_means", "raw_margin", names(9)) for path in (summary, other)
+    models = np.arange(150)[::order]
+    other = write_summary(tmp_path / "o.parquet", masks[models], outcomes[models], group, models)
+    expected, found = (table(path, estimator=estimator) for path in (summary, other))
+    np.testing.assert_allclose(columns(found)[:, :3], columns(expected)[:, :3], atol=1e-9)
+    np.testing.assert_allclose(columns(found), columns(expected), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge"])
+def test_small_memory_means_blocks_of_classes_and_the_same_numbers(estimator):
+    masks, outcomes, _ = planted(90, 50, 30)
+    data = measured(masks, outcomes)
+    made = {
+        "difference_in_means": lambda room: DifferenceInMeans(data, room),
+        "ridge": lambda room: Ridge(data, room),
+    }[estimator]
+    blocks = list(made(200_000).fit(data.examples))
+    assert len(blocks) > 1
+    whole, pieces = joined(made(ROOM).fit(data.examples)), joined(iter(blocks))
+    np.testing.assert_allclose(pieces.influence, whole.influence, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pieces.standard_error, whole.standard_error, rtol=0, atol=1e-12)
+
+
+def test_tables_that_would_be_too_large_hold_the_whole_target_only(summary):
+    room = 9 * 4 * 8 / 1e9  # as much as 4 target classes take; 5 examples take more
+    rows = table(summary, largest_table_gb=room)
+    assert matrix(rows["class_influence"]).shape == (9, 4)
+    assert rows["example_influence"].to_pylist() == [[]] * 9
+    less = table(summary, largest_table_gb=0)
+    assert less["class_influence"].to_pylist() == [[]] * 9
+    assert less["influence"].equals(rows["influence"])
+
+
+def test_masks_larger_than_memory_are_the_same(summary):
+    masks = read(summary).masks
+    from_file = read_measurements(summary, "raw_margin", names(9), LABELS, 1e-9).masks
+    assert isinstance(from_file.packed, np.memmap)
+    np.testing.assert_array_equal(from_file.packed, masks.packed)
+
+
+def write_pairs(path: Path, models: np.ndarray, classes: int = 9) -> Path:
+    masks = complement_pairs(40, classes)[models]
+    outcomes = np.random.default_rng(2).normal(size=(40, 5))[models]
+    return write_summary(path, masks, outcomes, models=models)
+
+
+def test_complement_pairs_are_recognised_whatever_their_order(tmp_path):
+    order = np.random.default_rng(0).permutation(40)
+    data = read(write_pairs(tmp_path / "pairs.parquet", order))
+    assert data.paired
+    np.testing.assert_array_equal(data.models, np.arange(40))
+    np.testing.assert_array_equal(data.groups, np.arange(40) // 2)
+
+
+def test_a_model_without_its_partner_is_left_out(tmp_path):
+    data = read(write_pairs(tmp_path / "pairs.parquet", np.delete(np.arange(40), 7)))
+    np.testing.assert_array_equal(data.models, np.delete(np.arange(40), [6, 7]))
+    chunks = list(data.examples.chunks())
+    np.testing.assert_array_equal(np.concatenate([models for models, _ in chunks]), np.arange(38))
+    outcomes = np.random.default_rng(2).normal(size=(40, 5))[data.models]
+    np.testing.assert_array_equal(
+        np.concatenate([values for _, values in chunks]), outcomes.astype(np.float32)
     )
-    np.testing.assert_allclose(found.influence, expected.influence, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.standard_error, expected.standard_error, rtol=0, atol=1e-12)
-    if group == 64:
-        np.testing.assert_array_equal(found.influence, expected.influence)
-        np.testing.assert_array_equal(found.standard_error, expected.standard_error)
+
+
+def test_models_that_are_no_complements_are_no_pairs(summary):
+    assert not read(summary).paired
+
+
+def test_pairs_are_compared_by_a_paired_t_test():
+    masks = complement_pairs(60, 8)
+    outcomes = masks @ np.random.default_rng(3).normal(size=(8, 3))
+    outcomes += np.random.default_rng(4).normal(size=(60, 3))
+    found = influences(masks, outcomes, [7, 30], pairs=True)
+    for unit in range(8):
+        kept = masks[:, unit]
+        test = ttest_rel(outcomes[kept], outcomes[~kept])
+        np.testing.assert_allclose(
+            found.influence[unit] / found.standard_error[unit], test.statistic
+        )
+        np.testing.assert_allclose(found.freedom[unit], test.df)
+
+
+@pytest.mark.parametrize(
+    ("column", "models"), [([0] * 6, 0), ([1] + [0] * 5, 1), ([1] * 5 + [0], 5), ([1] * 6, 6)]
+)
+def test_a_class_in_too_many_or_too_few_subsets_is_refused_by_name(tmp_path, column, models):
+    masks = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [0, 1]], bool)
+    masks[:, 1] = column
+    path = write_summary(tmp_path / "few.parquet", masks, np.ones((6, 5)))
+    with pytest.raises(UserError) as mistake:
+        read(path, classes=2)
+    assert str(mistake.value) == (
+        f"class 'class 1' is in the subsets of {models} of 6 models, but both sides need at least "
+        f"2; raise `models`."
+    )
 
 
 @pytest.mark.parametrize("classes", [8, 17])
@@ -221,23 +373,47 @@ def test_masks_of_another_number_of_classes_are_refused(summary, classes):
     with pytest.raises(
         UserError, match=f"masks of 16 bits, but the .* {classes} classes; summarize"
     ):
-        estimate(summary, "difference_in_means", "raw_margin", names(classes))
+        read(summary, classes=classes)
 
 
 def test_a_class_that_no_mask_has_is_refused(summary):
     with pytest.raises(UserError, match="class 'class 9' is in the subsets of 0 of 150 models"):
-        estimate(summary, "difference_in_means", "raw_margin", names(10))
+        read(summary, classes=10)
+
+
+def test_outcomes_on_other_images_are_refused(summary):
+    with pytest.raises(UserError, match=r"outcomes on 5 test images, but the target has 4; trans"):
+        read(summary, labels=LABELS[:4])
+
+
+def test_an_outcome_that_is_not_defined_is_refused(summary):
+    with pytest.raises(UserError, match=r"auroc of model 0 is not defined, as .*choose another"):
+        read(summary, "auroc")
+
+
+def test_an_outcome_that_is_not_finite_is_refused_by_its_model(tmp_path):
+    masks, outcomes, _ = planted(150, 9)
+    outcomes[77, 3] = np.inf
+    path = write_summary(tmp_path / "infinite.parquet", masks, outcomes, 64)
+    with pytest.raises(UserError, match=r"infinite.*: raw_margin of model 77 is not finite; del"):
+        read(path)
+
+
+def test_a_model_that_stands_twice_is_refused(tmp_path):
+    masks, outcomes, _ = planted(20, 9)
+    models = np.array([*range(19), 4])
+    path = write_summary(tmp_path / "twice.parquet", masks, outcomes, models=models)
+    with pytest.raises(UserError, match=r"twice.*: model 4 stands twice; summarize again\."):
+        read(path)
 
 
 def test_an_empty_summary_is_refused(tmp_path):
-    path = tmp_path / "empty.parquet"
-    pq.write_table(
-        pa.table({"mask": pa.array([], pa.binary(1)), "accuracy": pa.array([], "f8")}), path
-    )
+    masks, outcomes, _ = planted(20, 9)
+    path = write_summary(tmp_path / "empty.parquet", masks[:0], outcomes[:0])
     with pytest.raises(
         UserError, match=r"empty.parquet: holds no models; run the workflow again\."
     ):
-        estimate(path, "difference_in_means", "accuracy", names(3))
+        read(path)
 
 
 def test_a_summary_damaged_in_the_middle_is_refused(summary):
@@ -245,45 +421,43 @@ def test_a_summary_damaged_in_the_middle_is_refused(summary):
     data[4:3000] = b"\xff" * 2996
     summary.write_bytes(data)
     with pytest.raises(UserError, match=r"summary\.parquet: not a whole Parquet file"):
-        estimate(summary, "difference_in_means", "raw_margin", names(9))
+        read(summary)
 
 
-@pytest.mark.parametrize("outcome", ["raw_margin", "accuracy"])
-def test_influences_survive_the_file(summary, tmp_path, outcome):
-    found = estimate(summary, "difference_in_means", outcome, names(9))
-    path = tmp_path / "influences.parquet"
-    write_influences(found, names(9), path, '{"code": "abc"}')
-    rows = pq.read_table(path)
-    assert read_provenance(path) == {"code": "abc"}
-    assert rows["unit"].to_pylist() == list(range(9))
-    assert rows["name"].to_pylist() == names(9)
-    np.testing.assert_array_equal(rows["influence"], found.influence[:, -1])
-    np.testing.assert_array_equal(rows["standard_error"], found.standard_error[:, -1])
-    if outcome == "accuracy":
-        assert rows["example_influence"].to_pylist() == [[]] * 9
-    else:
-        per_example = found.influence[:, :-1].astype(np.float32)
-        np.testing.assert_array_equal(matrix(rows["example_influence"]), per_example)
-        errors = found.standard_error[:, :-1].astype(np.float32)
-        np.testing.assert_array_equal(matrix(rows["example_standard_error"]), errors)
+def test_influences_say_which_code_made_them(summary):
+    table(summary)
+    assert read_provenance(summary.with_name("influences.parquet")) == {"code": "abc"}
 
 
 def ranking(folder: Path, values: list[float]) -> pa.Table:
-    column = np.array(values)[:, None]
-    found = Influences(np.hstack([-column, column]), np.hstack([column, np.abs(column) / 2]))
-    write_influences(found, names(len(values)), folder / "influences.parquet", "{}")
+    count = len(values)
+    rows = {
+        "unit": pa.array(range(count), pa.int32()),
+        "name": names(count),
+        "influence": values,
+        "standard_error": [abs(value) / 2 for value in values],
+        "low": [value - 1 for value in values],
+        "high": [value + 1 for value in values],
+        "q_value": [0.01] * count,
+        "significant": [True] * count,
+    }
+    write_table(pa.table(rows), folder / "influences.parquet", "{}")
     write_ranking(folder / "influences.parquet", folder / "ranking.parquet", "{}")
     return pq.read_table(folder / "ranking.parquet")
 
 
 def test_the_most_helpful_class_has_rank_1_and_ties_go_by_class(tmp_path):
     rows = ranking(tmp_path, [0.5, -1.0, 2.0, 0.5, 2.0, -0.0, 0.0])
-    assert rows.column_names == ["rank", "unit", "name", "influence", "standard_error"]
+    assert rows.column_names == [
+        *("rank", "unit", "name", "influence", "standard_error"),
+        *("low", "high", "q_value", "significant"),
+    ]
     assert rows["rank"].to_pylist() == [1, 2, 3, 4, 5, 6, 7]
     assert rows["unit"].to_pylist() == [2, 4, 0, 3, 5, 6, 1]
     assert rows["name"].to_pylist()[0] == "class 2"
     assert rows["influence"].to_pylist() == [2, 2, 0.5, 0.5, 0, 0, -1]
     assert rows["standard_error"].to_pylist() == [1, 1, 0.25, 0.25, 0, 0, 0.5]
+    assert rows["low"].to_pylist() == [1, 1, -0.5, -0.5, -1, -1, -2]
 
 
 def test_ties_go_by_class_among_many(tmp_path):

@@ -6,7 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from tests.conftest import CHECKOUT
+
+from transfer_influence.config.stages import influence_stage
+from transfer_influence.config.study import check_study
 
 SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -55,8 +59,12 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-MISSING = ["--source", "no.json", "--summary", "no.parquet", "--output", "out.parquet"]
-BAD = json.dumps({"estimator": "ridges", "outcome": "raw_margin"})
+MISSING = [
+    *("--source", "no.json", "--summary", "no.parquet", "--labels", "no.npy"),
+    *("--output", "out.parquet"),
+]
+STUDY = check_study(yaml.safe_load((CHECKOUT / "config" / "demo.yaml").read_text()), "demo.yaml")
+BAD = json.dumps({**influence_stage(STUDY, "ridge").model_dump(), "estimator": "ridges"})
 
 
 @pytest.mark.parametrize(
@@ -76,8 +84,8 @@ BAD = json.dumps({"estimator": "ridges", "outcome": "raw_margin"})
         (
             "estimate_influence.py",
             ["--settings", BAD, *MISSING],
-            "--settings: estimator: 'ridges' is not valid: input should be 'difference_in_means'; "
-            "correct it.",
+            "--settings: estimator: 'ridges' is not valid: input should be 'difference_in_means', "
+            "'ridge' or 'lasso'; correct it.",
         ),
     ],
     ids=["missing file", "no JSON", "bad value"],

@@ -66,7 +66,11 @@ def summary_and_after(*pairs: str) -> set[str]:
 
 def influence_and_after(*pairs: str) -> set[str]:
     estimates = {f"Estimate influences on {pair}, by difference_in_means" for pair in pairs}
-    return estimates | ranking_and_after(*pairs)
+    return estimates | reliability(*pairs) | ranking_and_after(*pairs)
+
+
+def reliability(*pairs: str) -> set[str]:
+    return {f"Measure the reliability on {pair}, by difference_in_means" for pair in pairs}
 
 
 def ranking_and_after(*pairs: str) -> set[str]:
@@ -102,7 +106,8 @@ CHANGED_CODE = {
     "workflow/transfer_influence/training/watching.py": set(),
     "scripts/transfer.py": transfers_and_after(*PAIRS),
     "scripts/summarize.py": summary_and_after(*PAIRS),
-    "scripts/estimate_influence.py": influence_and_after(*PAIRS),
+    "scripts/estimate_influence.py": influence_and_after(*PAIRS) - reliability(*PAIRS),
+    "scripts/measure_reliability.py": reliability(*PAIRS),
     "scripts/rank_classes.py": ranking_and_after(*PAIRS),
     "scripts/summarize_counterfactual.py": curves(*PAIRS),
     "workflow/transfer_influence/figures.py": FIGURES,
@@ -196,6 +201,11 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
 def test_another_outcome_plans_the_influences_and_what_follows(clone):
     clone.write_study(influence={"outcome": "softmax_margin"})
     assert clone.planned() == influence_and_after(*PAIRS)
+
+
+def test_other_memory_for_influences_plans_nothing(clone):
+    clone.write_study(influence={"memory_gb": 3})
+    assert clone.planned() == set()
 
 
 def test_two_recipe_values_that_swap_are_seen(clone):

@@ -19,6 +19,7 @@ class Stage(IntEnum):
     TRANSFER = 2
     REMOVAL = 3
     COUNTERFACTUAL_SOURCE = 4
+    INFLUENCE = 10
 
 
 def stream(study_seed: int, stage: Stage, index: int, *scope: str) -> np.random.SeedSequence:

@@ -10,7 +10,16 @@ from pydantic import PositiveInt
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
-from transfer_influence.config.study import Estimator, Mode, Order, Outcome, Study, Subset, Unit
+from transfer_influence.config.study import (
+    Estimator,
+    Intervals,
+    Mode,
+    Order,
+    Outcome,
+    Study,
+    Subset,
+    Unit,
+)
 
 
 class SourceStage(Settings):
@@ -45,11 +54,16 @@ class TransferStage(Settings):
 
 
 class InfluenceStage(Settings):
-    """How influences are estimated."""
+    """How influences are estimated by one estimator."""
 
+    seed: int
     unit: Unit
     estimator: Estimator
     outcome: Outcome
+    intervals: Intervals
+    bootstrap_replicates: int
+    held_out: float
+    largest_table_gb: float
 
 
 class RemovalStage(Settings):
@@ -99,6 +113,21 @@ def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
         mode=mode,
         architecture=study.source.architecture,
         recipe=study.targets[target].recipe,
+    )
+
+
+def influence_stage(study: Study, estimator: Estimator) -> InfluenceStage:
+    """Return the settings of the influences by one estimator; its memory changes no result."""
+    settings = study.influence
+    return InfluenceStage(
+        seed=study.seed,
+        unit=study.source.subset.unit,
+        estimator=estimator,
+        outcome=settings.outcome,
+        intervals=settings.intervals,
+        bootstrap_replicates=settings.bootstrap_replicates,
+        held_out=settings.held_out,
+        largest_table_gb=settings.largest_table_gb,
     )
 
 

@@ -14,13 +14,20 @@ from transfer_influence.errors import UserError
 
 Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
-Estimator = Literal["difference_in_means"]
+Estimator = Literal["difference_in_means", "ridge", "lasso"]
+Intervals = Literal["closed_form", "bootstrap"]
 FailedModels = Literal["stop", "exclude"]
 Unit = Literal["class", "example"]
 PLURAL: dict[Unit, str] = {"class": "classes", "example": "examples"}
 Sampling = Literal["uniform", "complement_pairs"]
 Outcome = Literal[
-    "raw_margin", "softmax_margin", "raw_logit", "softmax_probability", "is_correct", "accuracy"
+    "raw_margin",
+    "softmax_margin",
+    "raw_logit",
+    "softmax_probability",
+    "is_correct",
+    "accuracy",
+    "auroc",
 ]
 
 RECIPE = {  # of the examples below
@@ -225,11 +232,47 @@ class Influence(Settings):
     estimators: Annotated[list[Estimator], AfterValidator(_each_once)] = Field(
         ["difference_in_means"],
         min_length=1,
-        description="One result file each; the first one makes the ranking.",
-        examples=[["difference_in_means"]],
+        examples=[["ridge", "difference_in_means"]],
+        description="One result file each; the first one makes the ranking. "
+        "`difference_in_means`: models with the class minus models without; `ridge`: linear model, "
+        "which takes out the noise of the other classes; `lasso`: linear model with few non-zero "
+        "influences.",
     )
     outcome: Outcome = Field(
-        "raw_margin", description="The outcome to explain.", examples=["softmax_margin"]
+        "raw_margin",
+        examples=["accuracy"],
+        description="The outcome to explain; `auroc` for targets of two classes.",
+    )
+    intervals: Intervals = Field(
+        "closed_form",
+        examples=["bootstrap"],
+        description="How 95 % intervals are made: `closed_form`, from the standard error; "
+        "`bootstrap`, by estimating again from models drawn with replacement. Those of `lasso` are "
+        "always bootstrapped.",
+    )
+    bootstrap_replicates: int = Field(
+        1000, ge=100, examples=[400], description="Draws of a bootstrap."
+    )
+    held_out: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        examples=[0.1],
+        description="Share of the models that predictions are judged by: to choose the penalty of "
+        "`lasso`, and for the linear datamodeling score.",
+    )
+    memory_gb: float = Field(
+        4,
+        ge=2,
+        examples=[16],
+        description="Memory of a job that estimates, in GB of 10⁹ bytes; changes no result.",
+    )
+    largest_table_gb: float = Field(
+        10,
+        ge=0,
+        examples=[0],
+        description="Influences on single target examples, or on target classes, are left out "
+        "where they take more than this many GB (8 bytes a source class and example); 0 for none.",
     )
 
 

@@ -16,7 +16,7 @@ from transfer_influence.datasets.augmentation import (
     views,
 )
 from transfer_influence.datasets.beton import BetonStream, decode_all
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_labels, read_sidecar
 from transfer_influence.errors import UserError
 
 # `loader: auto` keeps a split in memory while its decoded pixels take less than this many bytes.
@@ -87,18 +87,6 @@ def open_loader(
     if resident:
         return ResidentLoader(beton, labels, recipe, device, workers)
     return StreamLoader(beton, labels, recipe, device, workers)
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Read the labels of a split, int64 (N,).
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); convert the data set again.") from None
 
 
 class ResidentLoader:

@@ -1,8 +1,9 @@
-"""The small file beside a converted data set: what jobs would else scan all images to learn."""
+"""The small files beside a converted data set: what jobs would else scan all images to learn."""
 
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -137,3 +138,15 @@ def read_sidecar(path: Path) -> Sidecar:
             "set again."
         )
     return sidecar
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read the labels of a split, int64 (N,).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); convert the data set again.") from None

@@ -160,10 +160,13 @@ def disk(study: Study, plans: Sequence[StagePlan]) -> list[Disk]:
 def influence_bytes(study: Study, group: JobGroup) -> int:
     """Return the bytes of a table of influences: two float32 a source unit and target example.
 
+    None where the table would be larger than wanted.
+
     Raises:
         UserError: a data set has not been converted.
     """
-    if study.influence.outcome == "accuracy":
+    if study.influence.outcome in ("accuracy", "auroc"):
         return 0  # of the target as a whole
     units = sidecar_of(study, study.source.dataset).units(study.source.subset.unit)
-    return units * sidecar_of(study, dataset_of(study, group)).test_count * 2 * 4
+    each = units * sidecar_of(study, dataset_of(study, group)).test_count * 2 * 4
+    return each if each <= study.influence.largest_table_gb * 10**9 else 0

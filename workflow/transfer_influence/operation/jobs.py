@@ -15,6 +15,7 @@ RULES = {
     "summarize": "summary",
     "estimate_influence": "influences",
     "rank_classes": "ranking",
+    "measure_reliability": "reliability",
     "plot_accuracies": "figure of accuracies",
     "plot_influences": "figure",
     "counterfactual_source": "retrained source models",
@@ -103,6 +104,12 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
     if study.estimates:
         groups += [
             _group("estimate_influence", estimators, "influences/{}.parquet", transfer=at),
+            _group(
+                "measure_reliability",
+                estimators,
+                "influences/{}.reliability.parquet",
+                transfer=at,
+            ),
             _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
             _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
         ]

@@ -1,0 +1,1 @@
+"""How much each source class helps or hurts a target, and how sure that is."""

@@ -1,0 +1,151 @@
+"""Influences of one (target, mode): estimated by one estimator, and written."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.files import atomic
+from transfer_influence.influence.estimators import (
+    DifferenceInMeans,
+    Estimator,
+    Fit,
+    joined,
+)
+from transfer_influence.influence.held_out import bootstrap
+from transfer_influence.influence.intervals import (
+    FALSE_DISCOVERIES,
+    Certainty,
+    bootstrapped,
+    closed_form,
+)
+from transfer_influence.influence.lasso import Lasso
+from transfer_influence.influence.measurements import GIGABYTE, Measurements, Outcomes
+from transfer_influence.influence.ridge import Ridge
+from transfer_influence.outcomes.tables import list_column, with_provenance
+
+log = logging.getLogger(__name__)
+
+OTHER_MEMORY = GIGABYTE  # Python and its libraries, and a chunk of outcomes
+ROW_GROUP = 64
+
+
+def room_for(memory_gb: float) -> float:
+    """Return the bytes that matrices may take of a job's memory."""
+    return memory_gb * GIGABYTE - OTHER_MEMORY
+
+
+def make_estimator(stage: InfluenceStage, data: Measurements, memory: float) -> Estimator:
+    """Return the estimator that a stage names, with `memory` bytes for its matrices.
+
+    Raises:
+        UserError: they do not fit, or there are too few models.
+    """
+    if stage.estimator == "ridge":
+        return Ridge(data, memory)
+    if stage.estimator == "lasso":
+        return Lasso(data, memory, stage.held_out, stage.seed)
+    return DifferenceInMeans(data, memory)
+
+
+def estimate(
+    data: Measurements,
+    stage: InfluenceStage,
+    names: list[str],
+    memory_gb: float,
+    path: Path,
+    provenance: str,
+) -> None:
+    """Estimate influences and write one row a source class.
+
+    Columns: `unit` (class index), `name`, and on the whole target `influence`, `standard_error`,
+    `low` and `high` (ends of the 95 % interval), `q_value`, `significant` (q-value at most 0.05);
+    then float32 lists with one entry a target class, `class_influence` and `class_standard_error`,
+    and with one entry a target test example, `example_influence` and `example_standard_error`.
+    Lists are empty for a scalar outcome and where the table would be larger than
+    `stage.largest_table_gb`; a list of standard errors is null where there is no closed form.
+
+    Raises:
+        UserError: the estimator does not fit into memory, or there are too few models for it.
+    """
+    memory = room_for(memory_gb)
+    estimator = make_estimator(stage, data, memory)
+    whole = joined(estimator.fit(Outcomes.of(data.whole)))
+    known = certainty(stage, data, whole, estimator)
+    classes, examples = wanted(data, stage.largest_table_gb)
+    details = data.details(classes, examples)
+    cut = details.columns - (data.examples.columns if examples else 0)
+    fits = estimator.fit(details) if details.columns else iter([_nothing(data.classes)])
+    with atomic(path) as temporary:
+        writer, first = None, 0
+        for part in pieces(fits):
+            units = slice(first, first + len(part.influence))
+            rows = with_provenance(_rows(units, names, whole, known, part, cut), provenance)
+            writer = writer or pq.ParquetWriter(temporary, rows.schema, compression="zstd")
+            writer.write_table(rows)
+            first = units.stop
+        assert writer is not None
+        writer.close()
+
+
+def certainty(
+    stage: InfluenceStage, data: Measurements, whole: Fit, estimator: Estimator
+) -> Certainty:
+    """Return how sure the influences on the whole target are; of lasso always by bootstrap."""
+    if stage.intervals == "closed_form" and not np.isnan(whole.standard_error).any():
+        return closed_form(whole)
+    return bootstrapped(whole, estimator, bootstrap(data, stage.bootstrap_replicates, stage.seed))
+
+
+def wanted(data: Measurements, largest_table_gb: float) -> tuple[bool, bool]:
+    """Return whether tables are to hold influences on target classes, and on single examples."""
+    room = largest_table_gb * GIGABYTE / (data.classes * 2 * 4)
+    classes = data.targets.shape[1] - 1
+    for columns, what in [(classes, "classes"), (data.examples.columns, "examples")]:
+        if columns > room:
+            log.info("without target %s, as the table would exceed largest_table_gb", what)
+    return 0 < classes <= room, 0 < data.examples.columns <= room
+
+
+def pieces(fits: Iterator[Fit]) -> Iterator[Fit]:
+    """Cut blocks of source classes into row groups."""
+    for fit in fits:
+        for first in range(0, len(fit.influence), ROW_GROUP):
+            rows = slice(first, first + ROW_GROUP)
+            yield Fit(fit.influence[rows], fit.standard_error[rows], fit.freedom[rows])
+
+
+def _nothing(classes: int) -> Fit:
+    empty = np.empty((classes, 0))
+    return Fit(empty, empty, empty)
+
+
+def _rows(
+    units: slice, names: list[str], whole: Fit, known: Certainty, part: Fit, cut: int
+) -> pa.Table:
+    return pa.table(
+        {
+            "unit": pa.array(range(units.start, units.stop), pa.int32()),
+            "name": names[units],
+            "influence": whole.influence[units, 0],
+            "standard_error": known.standard_error[units],
+            "low": known.low[units],
+            "high": known.high[units],
+            "q_value": known.q_value[units],
+            "significant": known.q_value[units] <= FALSE_DISCOVERIES,
+            "class_influence": _lists(part.influence[:, :cut]),
+            "class_standard_error": _lists(part.standard_error[:, :cut]),
+            "example_influence": _lists(part.influence[:, cut:]),
+            "example_standard_error": _lists(part.standard_error[:, cut:]),
+        }
+    )
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    if values.size and np.isnan(values).all():
+        return pa.nulls(len(values), pa.list_(pa.float32(), values.shape[1]))
+    return list_column(values.astype(np.float32))

@@ -1,0 +1,194 @@
+"""Estimators of influence: from masks and outcomes to one number a source class and column.
+
+All of them can be told apart by what they do with the other classes, whose coming and going is
+noise to a class: a difference in means leaves it in, a linear model takes it out. They share one
+interface, `Estimator`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from transfer_influence.errors import UserError
+from transfer_influence.influence.measurements import (
+    GIGABYTE,
+    Measurements,
+    Outcomes,
+    unit_blocks,
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Influences of a block of source classes on columns of outcomes.
+
+    Each array is float64 (units, columns). `standard_error` is NaN where an estimator has no
+    closed form for it. `freedom` is the degrees of freedom of the t-distribution that influence
+    divided by standard error follows where there is no effect.
+    """
+
+    influence: np.ndarray
+    standard_error: np.ndarray
+    freedom: np.ndarray
+
+
+class Estimator(Protocol):
+    """A way to estimate influences from the measurements that it was made with."""
+
+    def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
+        """Yield the influences on columns of outcomes, in blocks of source classes, in order."""
+
+    def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
+        """Yield influences on the whole target, estimated from other collections of the models.
+
+        Args:
+            counts: int64 (draws, models), how often a collection holds each model.
+            same_penalty: whether to keep the penalty of the whole (for estimators with one), or to
+                choose another for each collection.
+
+        Yields:
+            float64 (draws, units), in blocks of source classes, in order; NaN where a collection
+            does not define them.
+        """
+
+
+def joined(fits: Iterator[Fit]) -> Fit:
+    """Put blocks of source classes together."""
+    blocks = list(fits)
+    return Fit(
+        np.concatenate([block.influence for block in blocks]),
+        np.concatenate([block.standard_error for block in blocks]),
+        np.concatenate([block.freedom for block in blocks]),
+    )
+
+
+def need_memory(estimator: str, needed: float, memory: float) -> None:
+    """Refuse what does not fit into memory.
+
+    Raises:
+        UserError: `needed` bytes are more than `memory`.
+    """
+    if needed > memory:
+        raise UserError(
+            f"influence.memory_gb: {estimator} needs about {needed / GIGABYTE:.1f} GB for its "
+            f"matrices, but {memory / GIGABYTE:.1f} are left for them; raise memory_gb, lower "
+            f"largest_table_gb so that single examples are left out, or estimate by "
+            f"difference_in_means."
+        )
+
+
+def collections(data: Measurements, counts: np.ndarray) -> Iterator[Measurements]:
+    """Yield the models of each draw, as often as `counts` (draws, models) says."""
+    for count in counts:
+        yield data.take(np.repeat(np.arange(len(data)), count))
+
+
+class DifferenceInMeans:
+    """Mean outcome of the models with a class minus the mean of those without.
+
+    With masks *M* and outcomes *Y*, the sums of the models with each class are the product *MᵀY*;
+    those of the models without follow from the column sums. The standard error is Welch's, which
+    lets the two groups differ in variance. Outcomes are shifted by the first model's before their
+    squares are summed, so that nothing cancels (Chan, Golub & LeVeque 1983). Of models in pairs of
+    complements, each pair has one on either side, so the standard error is that of paired
+    differences.
+
+    Source of the estimator: Jain et al. 2023, section 3.1, equation 1.
+    """
+
+    def __init__(self, data: Measurements, memory: float) -> None:
+        self.data = data
+        self.memory = memory
+
+    def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
+        """Yield the influences; one pass over the outcomes for each block of classes."""
+        models, outcome = next(outcomes.chunks())
+        shift = outcome[0]
+        # The sums, and what `_difference` makes of them; the masks of a chunk.
+        each = 8 * (12 * outcomes.columns + 2 * len(models))
+        for units in unit_blocks(self.data.classes, each, self.memory):
+            yield self._difference(*self._sums(units, outcomes, shift))
+
+    def _sums(
+        self, units: slice, outcomes: Outcomes, shift: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return how many models have each class, and sums of shifted outcomes.
+
+        Returns:
+            Models with each class (units, 1); sums and sums of squares over them (units, columns);
+            the same over all models (2, columns); sums of the products of partners (columns,).
+        """
+        count = units.stop - units.start
+        counts = np.zeros((count, 1))
+        sums, squares = np.zeros((2, count, outcomes.columns))
+        totals = np.zeros((2, outcomes.columns))
+        products = np.zeros(outcomes.columns)
+        waiting: dict[int, np.ndarray] = {}
+        for models, outcome in outcomes.chunks():
+            kept = self.data.masks.rows(models, units)
+            outcome = outcome - shift
+            counts += kept.sum(axis=0)[:, None]
+            sums += kept.T @ outcome
+            totals[0] += outcome.sum(axis=0)
+            if self.data.paired:
+                for group, row in zip(self.data.groups[models], outcome, strict=True):
+                    partner = waiting.pop(group, None)
+                    if partner is None:
+                        waiting[group] = row.copy()
+                    else:
+                        products += partner * row
+            outcome **= 2
+            squares += kept.T @ outcome
+            totals[1] += outcome.sum(axis=0)
+        return counts, sums, squares, totals, products
+
+    def _difference(
+        self,
+        counts: np.ndarray,
+        sums: np.ndarray,
+        squares: np.ndarray,
+        totals: np.ndarray,
+        products: np.ndarray,
+    ) -> Fit:
+        without = len(self.data) - counts
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean_with, variance_with = _moments(counts, sums, squares)
+            mean_without, variance_without = _moments(
+                without, totals[0] - sums, totals[1] - squares
+            )
+            a, b = variance_with / counts, variance_without / without
+            if self.data.paired:
+                covariance = (products / counts - mean_with * mean_without) / (counts - 1)
+                variance = np.maximum(a + b - 2 * covariance, 0.0)
+                freedom = np.broadcast_to(counts - 1, variance.shape)
+            else:
+                variance = a + b
+                freedom = variance**2 / (a**2 / (counts - 1) + b**2 / (without - 1))
+                freedom = np.where(variance > 0, freedom, len(self.data) - 2)
+        return Fit(mean_with - mean_without, np.sqrt(variance), freedom)
+
+    def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
+        """Yield the influences on the whole target, see `Estimator`; there is no penalty."""
+        whole = Outcomes.of(self.data.whole - self.data.whole.mean())
+        weights = counts.astype(np.float64)
+        size = weights.sum(axis=1, keepdims=True)
+        total = weights @ (self.data.whole - self.data.whole.mean())
+        for units in unit_blocks(self.data.classes, 8 * (8 * len(counts) + 1024), self.memory):
+            having, sums = np.zeros((2, len(counts), units.stop - units.start))
+            for models, outcome in whole.chunks():
+                kept = self.data.masks.rows(models, units)
+                having += weights[:, models] @ kept
+                sums += (weights[:, models] * outcome[:, 0]) @ kept
+            with np.errstate(divide="ignore", invalid="ignore"):
+                yield sums / having - (total - sums) / (size - having)
+
+
+def _moments(
+    count: np.ndarray, sums: np.ndarray, squares: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and unbiased variance of each (class, column) from sums and sums of squares."""
+    mean = sums / count
+    variance = (squares - count * mean**2) / (count - 1)
+    return mean, np.maximum(variance, 0.0)

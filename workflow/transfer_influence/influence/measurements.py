@@ -1,0 +1,319 @@
+"""What influences are estimated from: the masks of all models, and their outcomes.
+
+A *column* of outcomes is a target example, a target class (the mean over its examples), or the
+whole target. Masks stay packed, and the outcomes on single examples stay in their file, from which
+they are read chunk by chunk; only the few columns on target classes and the whole target are held.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transfer_influence.config.study import Outcome
+from transfer_influence.errors import UserError
+from transfer_influence.outcomes.tables import damage_named, matrix, open_table
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256  # models at a time
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which classes the models saw, packed: uint8 (models, bytes), one bit a class."""
+
+    packed: np.ndarray
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def rows(self, models: np.ndarray, units: slice = slice(None)) -> np.ndarray:
+        """Return masks as float64 (models, units); `units` starts at a multiple of 8."""
+        first, last, _ = units.indices(self.classes)
+        part = self.packed[models, first // 8 : -(-last // 8)]
+        bits = np.unpackbits(part, axis=1, count=last - first, bitorder="little")
+        return bits.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Columns of outcomes that arrive in chunks.
+
+    Attributes:
+        columns: how many.
+        chunks: gives an iterator over (models, outcomes): numbers of rows of the masks, int64 (n,),
+            and float64 (n, columns).
+    """
+
+    columns: int
+    chunks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Outcomes":
+        """Return the columns of a matrix (models, columns) that is held in memory."""
+
+        def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for first in range(0, len(values), CHUNK):
+                models = np.arange(first, min(first + CHUNK, len(values)))
+                yield models, values[models]
+
+        return cls(values.shape[1], chunks)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Masks and outcomes of the models of one (target, mode), in the order of their numbers.
+
+    Attributes:
+        models: numbers of the models, int64 (models,).
+        groups: which models were drawn together, as complements: they share a number; int64
+            (models,).
+        masks: of the models.
+        targets: float64 (models, target classes + 1): outcomes on each target class, in the order
+            of the labels, and on the whole target, which is the last column.
+        examples: outcomes on single target examples; no columns for a scalar outcome.
+    """
+
+    models: np.ndarray
+    groups: np.ndarray
+    masks: Masks
+    targets: np.ndarray
+    examples: Outcomes
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    @property
+    def classes(self) -> int:
+        """Number of source classes."""
+        return self.masks.classes
+
+    @property
+    def paired(self) -> bool:
+        """Whether models come in pairs with complementary masks."""
+        return len(np.unique(self.groups)) < len(self)
+
+    def details(self, classes: bool, examples: bool) -> Outcomes:
+        """Return outcomes on target classes, then those on single examples, as far as wanted."""
+        of_classes = self.targets[:, :-1] if classes else self.targets[:, :0]
+        if not examples:
+            return Outcomes.of(of_classes)
+
+        def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for models, outcomes in self.examples.chunks():
+                yield models, np.hstack([of_classes[models], outcomes])
+
+        return Outcomes(of_classes.shape[1] + self.examples.columns, chunks)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Outcomes on the whole target, float64 (models, 1)."""
+        return self.targets[:, -1:]
+
+    def take(self, chosen: np.ndarray) -> "Measurements":
+        """Return the measurements of some models (indices, int64), in the order given.
+
+        A model may be taken more than once, as a bootstrap does, but not for `examples`.
+        """
+        place = np.full(len(self), -1)
+        place[chosen] = np.arange(len(chosen))
+
+        def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for models, outcomes in self.examples.chunks():
+                new = place[models]
+                yield new[new >= 0], outcomes[new >= 0]
+
+        return replace(
+            self,
+            models=self.models[chosen],
+            groups=self.groups[chosen],
+            masks=Masks(self.masks.packed[chosen], self.classes),
+            targets=self.targets[chosen],
+            examples=Outcomes(self.examples.columns, chunks),
+        )
+
+
+def read_measurements(
+    summary: Path, outcome: Outcome, names: list[str], labels: np.ndarray, memory_gb: float
+) -> Measurements:
+    """Read what influences on one target are estimated from.
+
+    Args:
+        summary: table with `model`, `mask` and the outcome.
+        outcome: the column to explain, per example or a scalar.
+        names: the source classes.
+        labels: of the target's test images, int64 (examples,).
+        memory_gb: in GB; masks of more than a quarter of it are kept in a file without a name
+            beside the summary.
+
+    Raises:
+        UserError: the file is damaged or holds too few models; masks or outcomes are not as wide
+            as `names` and `labels`; an outcome is not finite; a model stands twice; a class is in
+            fewer than two subsets, or missing from fewer than two.
+    """
+    table = open_table(summary)
+    if table.metadata.num_rows == 0:
+        raise UserError(f"{summary}: holds no models; run the workflow again.")
+    shape = (table.metadata.num_rows, -(-len(names) // 8))
+    packed = _empty(shape, memory_gb * GIGABYTE / 4, summary.parent)
+    numbers, targets, examples = [], [], 0
+    for first, rows in _chunks(table, ["model", "mask", outcome], summary):
+        packed[first : first + len(rows)] = _packed(rows["mask"], len(names), summary)
+        values = _values(rows, outcome, summary)
+        examples = values.shape[1] if pa.types.is_fixed_size_list(rows[outcome].type) else 0
+        numbers.append(rows["model"].to_numpy())
+        targets.append(_of_targets(values, labels, summary) if examples else values)
+    models = np.concatenate(numbers).astype(np.int64)
+    order = np.argsort(models, kind="stable")
+    _check_each_once(models[order], summary)
+
+    place = np.empty(len(models), np.int64)
+    place[order] = np.arange(len(models))
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first, rows in _chunks(table, ["model", outcome], summary):
+            yield place[first : first + len(rows)], _values(rows, outcome, summary)
+
+    if not (order == np.arange(len(order))).all():
+        packed = packed[order]
+    measured = Measurements(
+        models=models[order],
+        groups=np.arange(len(models)),
+        masks=Masks(packed, len(names)),
+        targets=np.concatenate(targets)[order],
+        examples=Outcomes(examples, chunks),
+    )
+    check_both_sides(measured.masks, names)
+    return _in_pairs(measured)
+
+
+def check_both_sides(masks: Masks, names: list[str]) -> None:
+    """Refuse classes without a difference or without a standard error.
+
+    Raises:
+        UserError: a class is in fewer than two subsets, or missing from fewer than two.
+    """
+    counts = np.zeros(masks.classes, np.int64)
+    for units in unit_blocks(masks.classes, 8 * CHUNK, GIGABYTE / 2):
+        for first in range(0, len(masks), CHUNK):
+            models = np.arange(first, min(first + CHUNK, len(masks)))
+            counts[units] += masks.rows(models, units).sum(axis=0).astype(np.int64)
+    wrong = np.flatnonzero((counts < 2) | (counts > len(masks) - 2))
+    if len(wrong):
+        raise UserError(
+            f"class {names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {len(masks)} "
+            f"models, but both sides need at least 2; raise `models`."
+        )
+
+
+def unit_blocks(classes: int, each: float, memory: float) -> Iterator[slice]:
+    """Cut the classes into blocks that take up to `memory` bytes, at `each` bytes a class.
+
+    Blocks start at multiples of 8, as masks are packed.
+    """
+    size = max(8, int(memory / each) // 8 * 8)
+    for first in range(0, classes, size):
+        yield slice(first, min(first + size, classes))
+
+
+def _in_pairs(measured: Measurements) -> Measurements:
+    """Recognise models 2i and 2i+1 as drawn together, if the masks of all such are complements.
+
+    A model whose partner failed is left out, so that all pairs are whole.
+    """
+    pairs = measured.models // 2
+    first = np.flatnonzero(pairs[1:] == pairs[:-1])
+    bits = np.packbits(np.ones(measured.classes, bool), bitorder="little")
+    packed = measured.masks.packed
+    complements = (((packed[i] ^ packed[i + 1]) == bits).all() for i in first)
+    if not len(first) or not all(complements):
+        return measured
+    whole = np.sort(np.concatenate([first, first + 1]))
+    if len(whole) < len(measured):
+        lonely = np.setdiff1d(measured.models, measured.models[whole])
+        log.warning("without models %s, which have no partner", ", ".join(map(str, lonely)))
+    return replace(measured, groups=pairs).take(whole)
+
+
+def _empty(shape: tuple[int, int], memory: float, folder: Path) -> np.ndarray:
+    if shape[0] * shape[1] <= memory:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _chunks(
+    table: pq.ParquetFile, columns: list[str], path: Path
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the rows of a table, some row groups at a time, and the number of the first of them."""
+    sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    first, waiting = 0, list[int]()
+    for group in range(len(sizes)):
+        waiting.append(group)
+        last = group == len(sizes) - 1
+        count = sum(sizes[each] for each in waiting)
+        if count and (last or count + sizes[group + 1] > CHUNK):
+            with damage_named(path):
+                yield first, table.read_row_groups(waiting, columns)
+            first, waiting = first + count, []
+
+
+def _packed(column: pa.ChunkedArray, classes: int, path: Path) -> np.ndarray:
+    masks = column.to_pylist()
+    if {len(mask) for mask in masks} != {-(-classes // 8)}:
+        raise UserError(
+            f"{path}: masks of {8 * len(masks[0])} bits, but the source data set has {classes} "
+            f"classes; summarize again."
+        )
+    return np.frombuffer(b"".join(masks), np.uint8).reshape(len(masks), -1)
+
+
+def _values(rows: pa.Table, outcome: Outcome, path: Path) -> np.ndarray:
+    """Return outcomes as float64 (models, columns), checked."""
+    column = rows[outcome]
+    if column.null_count:
+        raise UserError(
+            f"{path}: {outcome} of model {rows['model'][0]} is not defined, as the target has not "
+            f"two classes; choose another influence.outcome."
+        )
+    if pa.types.is_fixed_size_list(column.type):
+        values = matrix(column).astype(np.float64)
+    else:
+        values = column.to_numpy().astype(np.float64)[:, None]
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{path}: {outcome} of model {rows['model'][int(np.argmin(finite))]} is not finite; "
+            f"delete the file and summarize again."
+        )
+    return values
+
+
+def _of_targets(values: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
+    """Return the mean outcome (models, target classes + 1) on each target class, and on all."""
+    if values.shape[1] != len(labels):
+        raise UserError(
+            f"{path}: outcomes on {values.shape[1]} test images, but the target has {len(labels)}; "
+            f"transfer again."
+        )
+    counts = np.bincount(labels)
+    order = np.argsort(labels, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    sums = np.zeros((len(values), len(counts)))
+    there = counts > 0
+    sums[:, there] = np.add.reduceat(values[:, order], starts[there], axis=1) / counts[there]
+    return np.hstack([sums, values.mean(axis=1, keepdims=True)])
+
+
+def _check_each_once(models: np.ndarray, path: Path) -> None:
+    twice = models[1:][models[1:] == models[:-1]]
+    if len(twice):
+        raise UserError(f"{path}: model {twice[0]} stands twice; summarize again.")

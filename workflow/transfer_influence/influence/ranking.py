@@ -1,0 +1,22 @@
+"""The order of the source classes, from the most helpful to the most harmful."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from transfer_influence.outcomes.tables import read_table, write_table
+
+RANKED = ["unit", "name", "influence", "standard_error", "low", "high", "q_value", "significant"]
+
+
+def write_ranking(influences: Path, path: Path, provenance: str) -> None:
+    """Rank the source classes by their influence on the whole target; ties by class index.
+
+    Columns: `rank` (1 = most helpful), and of the influences all that is on the whole target.
+    """
+    rows = read_table(influences, RANKED)
+    order = np.argsort(-rows["influence"].to_numpy(), kind="stable")
+    ranks = pa.array(np.arange(1, len(order) + 1), pa.int32())
+    table = rows.take(pa.array(order)).add_column(0, "rank", ranks)
+    write_table(table, path, provenance)

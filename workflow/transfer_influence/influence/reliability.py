@@ -1,0 +1,177 @@
+"""How far the influences of a study can be relied on, and how many models would be enough."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import norm, rankdata
+
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.influence.estimation import make_estimator, room_for, wanted
+from transfer_influence.influence.estimators import Estimator
+from transfer_influence.influence.held_out import disjoint, generator, split
+from transfer_influence.influence.intervals import COVERAGE
+from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
+from transfer_influence.outcomes.tables import write_table
+
+log = logging.getLogger(__name__)
+
+DRAWS = 20  # pairs of disjoint parts at each number of models
+LEAST_PART = 8  # models in a part
+ENOUGH = 0.9
+STRIP = 1024  # columns at a time
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table; `value`, `low` and `high` are NaN where they are not defined."""
+
+    statistic: str
+    models: int
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    example: int | None = None
+
+
+def write_reliability(
+    data: Measurements, stage: InfluenceStage, memory_gb: float, path: Path, provenance: str
+) -> None:
+    """Measure how reliable the influences are, and write one row a measure.
+
+    Columns: `statistic`, `models`, `example` (null for the whole target), `value`, `low`, `high`.
+    The statistics are
+
+    - `split_half`: rank correlation, over source classes, between influences on the whole target
+      from two parts of `models` models each; the mean of 20 draws, and the range of 95 % of them;
+    - `reliability`: what that predicts for two parts together, of `models` models (Spearman-Brown);
+    - `models_needed`: the number of models that predicts a reliability of 0.9, from all `models`;
+    - `linear_datamodeling_score`: rank correlation, over `models` held-out models, between the
+      outcome that the influences predict and the measured one, with its 95 % interval; on the whole
+      target, and on each example.
+
+    Values are null where they are not defined, as there are too few models.
+
+    Raises:
+        UserError: see `make_estimator`.
+    """
+    memory = room_for(memory_gb)
+    estimator = make_estimator(stage, data, memory)
+    measures = list(reliability_curve(data, estimator, stage.seed))
+    measures += linear_datamodeling_scores(data, stage, memory)
+    columns = {
+        "statistic": pa.array([measure.statistic for measure in measures]),
+        "models": pa.array([measure.models for measure in measures], pa.int64()),
+        "example": pa.array([measure.example for measure in measures], pa.int64()),
+    }
+    for name in ("value", "low", "high"):
+        values = [getattr(measure, name) for measure in measures]
+        columns[name] = pa.array(values, pa.float64(), from_pandas=True)
+    write_table(pa.table(columns), path, provenance)
+
+
+def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> Iterator[Measure]:
+    """Yield split-half correlations and reliabilities at halves, quarters, … of the models."""
+    rng = generator(seed, "reliability")
+    groups = len(np.unique(data.groups))
+    together = len(data) // groups
+    size, needed = groups // 2, np.nan
+    while size * together >= LEAST_PART:
+        first, second = disjoint(data, size, DRAWS, rng)
+        one, other = (
+            np.concatenate(list(estimator.resampled(part, same_penalty=False)), axis=1)
+            for part in (first, second)
+        )
+        found = [rank_correlation(*pair) for pair in zip(one, other, strict=True)]
+        mean, models = float(np.mean(found)), size * together
+        yield Measure("split_half", models, mean, *np.quantile(found, [0.025, 0.975]))
+        yield Measure("reliability", 2 * models, spearman_brown(mean, 2))
+        if size == groups // 2:
+            needed = models_needed(spearman_brown(mean, 2), 2 * models)
+        size //= 2
+    yield Measure("models_needed", len(data), needed)
+
+
+def spearman_brown(reliability: float, longer: float) -> float:
+    """Return the reliability with `longer` times as many models (Spearman 1910, Brown 1910)."""
+    return longer * reliability / (1 + (longer - 1) * reliability)
+
+
+def models_needed(reliability: float, models: int) -> float:
+    """Return the models for a reliability of 0.9; NaN where it is not positive at `models`."""
+    if not 0 < reliability < 1:
+        return float(models) if reliability == 1 else np.nan
+    return models * ENOUGH * (1 - reliability) / (reliability * (1 - ENOUGH))
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return Spearman's correlation (n,) over the entries that are finite in both; else NaN."""
+    both = np.isfinite(one) & np.isfinite(other)
+    return float(_correlations(one[both, None], other[both, None])[0])
+
+
+def linear_datamodeling_scores(
+    data: Measurements, stage: InfluenceStage, memory: float
+) -> Iterator[Measure]:
+    """Yield the score on the whole target, then on each example where these are not too many.
+
+    The estimator sees none of the held-out models.
+    """
+    fitted, held_out = split(data, stage.held_out, stage.seed)
+    if len(fitted) < LEAST_PART or len(held_out) < 2:
+        yield Measure("linear_datamodeling_score", len(held_out), np.nan)
+        return
+    judges, count = data.take(held_out), len(held_out)
+    estimator = make_estimator(stage, data.take(fitted), memory)
+    score = _correlations(
+        _predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole
+    )
+    yield Measure("linear_datamodeling_score", count, score[0], *_ends(score[0], count))
+    if not wanted(data, stage.largest_table_gb)[1] or 24 * count * data.examples.columns > memory:
+        log.info("without scores of single target examples")
+        return
+    predicted = _predicted(judges, estimator, data.take(fitted).examples)
+    measured = np.empty((count, data.examples.columns), np.float32)
+    for models, outcomes in judges.examples.chunks():
+        measured[models] = outcomes
+    for first in range(0, measured.shape[1], STRIP):
+        strip = slice(first, first + STRIP)
+        for offset, value in enumerate(_correlations(predicted[:, strip], measured[:, strip])):
+            ends = _ends(value, count)
+            yield Measure("linear_datamodeling_score", count, value, *ends, example=first + offset)
+
+
+def _predicted(judges: Measurements, estimator: Estimator, outcomes: Outcomes) -> np.ndarray:
+    """Return outcomes as influences predict them, but for a constant: (models, columns)."""
+    predicted = np.zeros((len(judges), outcomes.columns))
+    first = 0
+    for fit in estimator.fit(outcomes):
+        units = slice(first, first + len(fit.influence))
+        influence = np.nan_to_num(fit.influence)  # a class that the fitted models say nothing of
+        for start in range(0, len(judges), CHUNK):
+            models = np.arange(start, min(start + CHUNK, len(judges)))
+            predicted[models] += judges.masks.rows(models, units) @ influence
+        first = units.stop
+    return predicted
+
+
+def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation of each column (n, columns); NaN where a side is constant."""
+    if len(one) < 2:
+        return np.full(one.shape[1], np.nan)
+    ranks = [rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (one, other)]
+    product = (ranks[0] * ranks[1]).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return product / np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
+
+
+def _ends(correlation: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rank correlation (Fisher's z; Bonett & Wright 2000)."""
+    if count <= 3 or not abs(correlation) < 1:
+        return np.nan, np.nan
+    half = norm.ppf((1 + COVERAGE) / 2) * np.sqrt((1 + correlation**2 / 2) / (count - 3))
+    centre = np.arctanh(correlation)
+    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
