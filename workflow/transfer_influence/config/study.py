@@ -247,8 +247,7 @@ class Influence(Settings):
         "closed_form",
         examples=["bootstrap"],
         description="How 95 % intervals are made: `closed_form`, from the standard error; "
-        "`bootstrap`, by estimating again from models drawn with replacement. Those of `lasso` are "
-        "always bootstrapped.",
+        "`bootstrap`, by estimating again from models drawn with replacement. `lasso` has none.",
     )
     bootstrap_replicates: int = Field(
         1000, ge=100, examples=[400], description="Draws of a bootstrap."

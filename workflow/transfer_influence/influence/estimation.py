@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transfer_influence.config.stages import InfluenceStage
@@ -63,11 +64,12 @@ def estimate(
     """Estimate influences and write one row a source class.
 
     Columns: `unit` (class index), `name`, and on the whole target `influence`, `standard_error`,
-    `low` and `high` (ends of the 95 % interval), `q_value`, `significant` (q-value at most 0.05);
-    then float32 lists with one entry a target class, `class_influence` and `class_standard_error`,
-    and with one entry a target test example, `example_influence` and `example_standard_error`.
+    `low` and `high` (ends of the 95 % interval), `q_value`, `significant` (q-value at most 0.05),
+    all null for `lasso`; then float32 lists with one entry a target class, `class_influence` and
+    `class_standard_error`, and with one entry a target test example, `example_influence` and
+    `example_standard_error`.
     Lists are empty for a scalar outcome and where the table would be larger than
-    `stage.largest_table_gb`; a list of standard errors is null where there is no closed form.
+    `stage.largest_table_gb`; lists of standard errors of `lasso` are null.
 
     Raises:
         UserError: the estimator does not fit into memory, or there are too few models for it.
@@ -95,8 +97,8 @@ def estimate(
 def certainty(
     stage: InfluenceStage, data: Measurements, whole: Fit, estimator: Estimator
 ) -> Certainty:
-    """Return how sure the influences on the whole target are; of lasso always by bootstrap."""
-    if stage.intervals == "closed_form" and not np.isnan(whole.standard_error).any():
+    """Return how sure the influences on the whole target are; nothing is known of lasso's."""
+    if stage.intervals == "closed_form" or stage.estimator == "lasso":
         return closed_form(whole)
     return bootstrapped(whole, estimator, bootstrap(data, stage.bootstrap_replicates, stage.seed))
 
@@ -116,12 +118,14 @@ def pieces(fits: Iterator[Fit]) -> Iterator[Fit]:
     for fit in fits:
         for first in range(0, len(fit.influence), ROW_GROUP):
             rows = slice(first, first + ROW_GROUP)
-            yield Fit(fit.influence[rows], fit.standard_error[rows], fit.freedom[rows])
+            yield Fit(
+                *(part[rows] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left))
+            )
 
 
 def _nothing(classes: int) -> Fit:
     empty = np.empty((classes, 0))
-    return Fit(empty, empty, empty)
+    return Fit(empty, empty, empty, empty)
 
 
 def _rows(
@@ -132,17 +136,21 @@ def _rows(
             "unit": pa.array(range(units.start, units.stop), pa.int32()),
             "name": names[units],
             "influence": whole.influence[units, 0],
-            "standard_error": known.standard_error[units],
-            "low": known.low[units],
-            "high": known.high[units],
-            "q_value": known.q_value[units],
-            "significant": known.q_value[units] <= FALSE_DISCOVERIES,
+            "standard_error": _or_null(known.standard_error[units]),
+            "low": _or_null(known.low[units]),
+            "high": _or_null(known.high[units]),
+            "q_value": _or_null(known.q_value[units]),
+            "significant": pc.less_equal(_or_null(known.q_value[units]), FALSE_DISCOVERIES),
             "class_influence": _lists(part.influence[:, :cut]),
             "class_standard_error": _lists(part.standard_error[:, :cut]),
             "example_influence": _lists(part.influence[:, cut:]),
             "example_standard_error": _lists(part.standard_error[:, cut:]),
         }
     )
+
+
+def _or_null(values: np.ndarray) -> pa.Array:
+    return pa.array(values, from_pandas=True)
 
 
 def _lists(values: np.ndarray) -> pa.Array:

@@ -24,14 +24,29 @@ from transfer_influence.influence.measurements import (
 class Fit:
     """Influences of a block of source classes on columns of outcomes.
 
-    Each array is float64 (units, columns). `standard_error` is NaN where an estimator has no
-    closed form for it. `freedom` is the degrees of freedom of the t-distribution that influence
-    divided by standard error follows where there is no effect.
+    Each array is float64 (units, columns).
+
+    Attributes:
+        influence: the estimates.
+        standard_error: of them; NaN where an estimator has no closed form.
+        freedom: degrees of freedom of the t-distribution that influence divided by standard error
+            follows where there is no effect.
+        left: the share of an effect that is expected in an estimate: 1 without shrinkage.
     """
 
     influence: np.ndarray
     standard_error: np.ndarray
     freedom: np.ndarray
+    left: np.ndarray
+
+    def units(self, chosen: slice) -> "Fit":
+        """Return the influences of some of the source classes."""
+        return Fit(
+            self.influence[chosen],
+            self.standard_error[chosen],
+            self.freedom[chosen],
+            self.left[chosen],
+        )
 
 
 class Estimator(Protocol):
@@ -45,8 +60,8 @@ class Estimator(Protocol):
 
         Args:
             counts: int64 (draws, models), how often a collection holds each model.
-            same_penalty: whether to keep the penalty of the whole (for estimators with one), or to
-                choose another for each collection.
+            same_penalty: whether `ridge` keeps the penalty of the whole, or chooses another for
+                each collection.
 
         Yields:
             float64 (draws, units), in blocks of source classes, in order; NaN where a collection
@@ -61,6 +76,7 @@ def joined(fits: Iterator[Fit]) -> Fit:
         np.concatenate([block.influence for block in blocks]),
         np.concatenate([block.standard_error for block in blocks]),
         np.concatenate([block.freedom for block in blocks]),
+        np.concatenate([block.left for block in blocks]),
     )
 
 
@@ -167,7 +183,8 @@ class DifferenceInMeans:
                 variance = a + b
                 freedom = variance**2 / (a**2 / (counts - 1) + b**2 / (without - 1))
                 freedom = np.where(variance > 0, freedom, len(self.data) - 2)
-        return Fit(mean_with - mean_without, np.sqrt(variance), freedom)
+        left = np.broadcast_to(1.0, variance.shape)
+        return Fit(mean_with - mean_without, np.sqrt(variance), freedom, left)
 
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; there is no penalty."""

@@ -1,9 +1,9 @@
 """How sure an influence is: intervals, and which influences are really non-zero."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from transfer_influence.influence.estimators import Estimator, Fit
 
@@ -29,40 +29,44 @@ class Certainty:
 
 
 def closed_form(fit: Fit) -> Certainty:
-    """Return intervals of the t-distribution, for a fit of one column."""
-    influence, error, freedom = fit.influence[:, 0], fit.standard_error[:, 0], fit.freedom[:, 0]
+    """Return intervals of the t-distribution, for a fit of one column; NaN without standard error.
+
+    The interval is of the effect without shrinkage, so that of a shrunk estimate is not around it.
+    """
+    influence, error, freedom, left = (
+        part[:, 0] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left)
+    )
     half = t.ppf((1 + COVERAGE) / 2, freedom) * error
     found = q_values(_p_values(influence, error, freedom))
-    return Certainty(error, influence - half, influence + half, found)
+    return Certainty(error, (influence - half) / left, (influence + half) / left, found)
 
 
 def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray) -> Certainty:
-    """Return percentile intervals of resampled models.
+    """Return percentile intervals of resampled models; the rest by closed form.
 
-    The standard error is the closed form's, where there is one; else it is the spread of the draws.
+    Percentiles lie further out for few models, as those of a t-distribution do (Hesterberg 2015,
+    "expanded percentile interval").
 
     Args:
         fit: of the whole target.
         estimator: that made it.
         counts: int64 (draws, models), see `held_out.bootstrap`.
     """
-    ends, spread = [], []
-    for draws in estimator.resampled(counts, same_penalty=True):
-        ends.append(np.nanquantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0))
-        spread.append(np.nanstd(draws, axis=0, ddof=1))
-    low, high = np.concatenate(ends, axis=1)
-    if np.isnan(fit.standard_error).any():
-        error = np.concatenate(spread)
-        p_value = _p_values(fit.influence[:, 0], error, np.inf)
-        return Certainty(error, low, high, q_values(p_value))
     known = closed_form(fit)
-    return Certainty(known.standard_error, low, high, known.q_value)
+    models = counts.sum(axis=1).max()
+    outside = norm.cdf(np.sqrt(models / (models - 1)) * t.ppf((1 - COVERAGE) / 2, models - 1))
+    ends = [
+        np.nanquantile(draws, [outside, 1 - outside], axis=0)
+        for draws in estimator.resampled(counts, same_penalty=True)
+    ]
+    low, high = np.concatenate(ends, axis=1) / fit.left[:, 0]
+    return replace(known, low=low, high=high)
 
 
 def _p_values(influence: np.ndarray, error: np.ndarray, freedom: np.ndarray | float) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.abs(influence) / error
-    return np.where(influence == 0, 1.0, 2 * t.sf(size, freedom))
+    return np.where((influence == 0) & (error == 0), 1.0, 2 * t.sf(size, freedom))
 
 
 def q_values(p_values: np.ndarray) -> np.ndarray:

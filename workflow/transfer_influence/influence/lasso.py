@@ -15,10 +15,13 @@ from transfer_influence.influence.estimators import (
 from transfer_influence.influence.held_out import split
 from transfer_influence.influence.measurements import Measurements, Outcomes, unit_blocks
 
-PENALTIES = np.logspace(0, -3, 50)  # times the least that leaves no class in
+PENALTIES = 50
+# Smallest penalty, as a share of the one that leaves no class in. With fewer models than classes,
+# smaller ones take for ever and predict nothing (Friedman, Hastie & Tibshirani 2010, section 2.5).
+SMALLEST, SMALLEST_OF_FEW = 1e-3, 1e-2
 LEAST_GROUPS = 4
 TOLERANCE = 1e-8  # change of a coefficient in a sweep, as a share of the largest penalty
-MOST_SWEEPS = 5000
+MOST_SWEEPS = 20_000
 
 
 class Lasso:
@@ -27,26 +30,20 @@ class Lasso:
     Each column is fitted over a path of 50 penalties *α* to a part of the models; the one that
     predicts the held-out models best is used to fit all models. Masks and outcomes enter as the
     products *XᵀX* and *XᵀY* only, which are sums over models (coordinate descent with covariance
-    updates: Friedman, Hastie & Tibshirani 2010). There is no closed form for the standard error.
+    updates: Friedman, Hastie & Tibshirani 2010). There is no standard error: neither has it a
+    closed form, nor do bootstrap intervals of it cover the effects.
 
     Source of the estimator: Ilyas et al. 2022, section 2.
     """
 
-    def __init__(
-        self,
-        data: Measurements,
-        memory: float,
-        held_out: float,
-        seed: int,
-        penalty: float | None = None,
-    ) -> None:
+    def __init__(self, data: Measurements, memory: float, held_out: float, seed: int) -> None:
         count, classes = len(data), data.classes
         need_memory("lasso", 8 * (2 * count * classes + 3 * classes**2), memory)
         self.data = data
         self.memory = memory
-        self._held_out, self._seed, self._penalty = held_out, seed, penalty
+        self._held_out, self._seed = held_out, seed
         _, judges = split(data, held_out, seed)
-        if len(np.unique(data.groups)) < LEAST_GROUPS and penalty is None:
+        if len(np.unique(data.groups)) < LEAST_GROUPS:
             raise UserError(
                 f"influence.estimators: lasso cannot hold out some of {count} models to choose its "
                 f"penalty; raise `models`, or leave lasso out."
@@ -57,11 +54,13 @@ class Lasso:
         self._masks = masks
         self._gram = masks.T @ masks / count
         part = masks[~self._judge]
-        self._mean = part.mean(axis=0) if len(part) else np.zeros(classes)
-        self._part_gram = (part - self._mean).T @ (part - self._mean) / max(len(part), 1)
+        self._mean = part.mean(axis=0)
+        self._part_gram = (part - self._mean).T @ (part - self._mean) / len(part)
         judge = masks[self._judge] - self._mean
         self._judge_sum = judge.sum(axis=0)
         self._judge_gram = judge.T @ judge
+        least = SMALLEST if len(part) > classes else SMALLEST_OF_FEW
+        self._path = np.geomspace(1, least, PENALTIES)
 
     def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
         """Yield the influences, after one pass over the outcomes."""
@@ -69,7 +68,7 @@ class Lasso:
         influence = self._coefficients(outcomes)[0].T
         for units in unit_blocks(self.data.classes, 8 * 3 * outcomes.columns, self.memory / 4):
             unknown = np.full_like(influence[units], np.nan)
-            yield Fit(influence[units], unknown, unknown)
+            yield Fit(influence[units], unknown, unknown, unknown)
 
     def _coefficients(self, outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
         """Return the coefficients (columns, units) and the penalty of each column."""
@@ -86,12 +85,9 @@ class Lasso:
                 squares[number] += np.einsum("ij,ij->j", values, values)
         count = len(self.data)
         every = (products[0] + products[1]) / count
-        if self._penalty is None:
-            penalties = self._choose(products, sums, squares)
-        else:
-            penalties = np.full(outcomes.columns, self._penalty)
+        penalties = self._choose(products, sums, squares)
         found = np.zeros_like(every)
-        _fit_each(self._gram, every, penalties, found)
+        _fit_each(self._gram, every, penalties, self._path, found)
         return found, penalties
 
     def _choose(self, products: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> np.ndarray:
@@ -103,16 +99,13 @@ class Lasso:
         # Of the judges, around the means of the fitted models, which a prediction starts from.
         other = products[1] - np.outer(sums[1], self._mean) - np.outer(mean, self._judge_sum)
         total = squares[1] - 2 * mean * sums[1] + judges * mean**2
-        return _choose_each(self._part_gram, own, self._judge_gram, other, total, PENALTIES)
+        return _choose_each(self._part_gram, own, self._judge_gram, other, total, self._path)
 
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; one block."""
-        penalty = None
-        if same_penalty:
-            penalty = float(self._coefficients(Outcomes.of(self.data.whole))[1][0])
         rows = []
         for data in collections(self.data, counts):
-            again = Lasso(data, self.memory, self._held_out, self._seed, penalty)
+            again = Lasso(data, self.memory, self._held_out, self._seed)
             rows.append(joined(again.fit(Outcomes.of(data.whole))).influence[:, 0])
         yield np.array(rows)
 
@@ -142,11 +135,19 @@ def _descend(
 
 @numba.njit
 def _fit_each(
-    gram: np.ndarray, products: np.ndarray, penalties: np.ndarray, found: np.ndarray
+    gram: np.ndarray,
+    products: np.ndarray,
+    penalties: np.ndarray,
+    path: np.ndarray,
+    found: np.ndarray,
 ) -> None:
+    """Fit each column with its penalty, by way of the larger ones of the path: that is faster."""
     for column in range(len(products)):
-        pull = gram @ found[column]
-        _descend(gram, products[column], penalties[column], found[column], pull)
+        product, pull = products[column], np.zeros(len(gram))
+        for penalty in path * np.abs(product).max():
+            if penalty > penalties[column]:
+                _descend(gram, product, penalty, found[column], pull)
+        _descend(gram, product, penalties[column], found[column], pull)
 
 
 @numba.njit

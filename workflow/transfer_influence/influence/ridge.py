@@ -24,11 +24,15 @@ class Ridge:
     and as their variance, which are sums over models. Each column has the penalty that minimises
     generalised cross-validation, *N · RSS / (N − 1 − df)²* (Golub, Heath & Wahba 1979).
 
-    The standard error is the posterior's for coefficients drawn around zero, *σ² (XᵀX + λ)⁻¹*: it
-    counts the shrinkage as well as the noise, so that intervals cover on average over the classes
-    (Wahba 1983; Nychka 1988), which the variance of the estimator alone does not. Where all subsets
-    have one size, a common change of all coefficients changes nothing, so they sum to zero: a
-    coefficient is what a class has beyond the mean of all classes.
+    An effect comes out shrunk, by a share *r* of it that is left: *r* is the diagonal of
+    *R = (XᵀX + λ)⁻¹XᵀX*, over that of the same matrix without penalty. The rest of *R* mixes in the
+    other classes. With effects of the variance that the penalty stands for, *σ²/λ*, noise and
+    mixture have together the variance *σ² R (1 − r) / λ*. Its root is the standard error, of a
+    coefficient around *r* times the effect. So intervals hold for any penalty: for a small one they
+    are those of least squares, for a large one those of a difference in means.
+
+    Where all subsets have one size, a common change of all coefficients changes nothing, so they
+    sum to zero: a coefficient is what a class has beyond the mean of all classes.
     """
 
     def __init__(self, data: Measurements, memory: float, penalty: float | None = None) -> None:
@@ -60,13 +64,13 @@ class Ridge:
         projected, total = self._project(outcomes)
         chosen, noise = self._choose(projected, total)
         projected *= (self._shrunk[chosen] / np.sqrt(self._squares)).T
-        constant = 1 / self.data.classes if self._one_size else 0.0
-        spread = (1 - constant - self._right**2 @ self._shrunk.T) / self._penalties
-        spread = np.sqrt(np.maximum(spread, 0.0))  # (units, penalties), in units of the noise
+        resolution = self._right**2 @ self._shrunk.T  # the diagonal of R, (units, penalties)
+        left = resolution / (1 - 1 / self.data.classes if self._one_size else 1.0)
+        error = np.sqrt(resolution * np.maximum(1 - left, 0.0) / self._penalties)
         for units in unit_blocks(self.data.classes, 8 * 5 * columns, self.memory / 4):
             influence = self._right[units] @ projected
             freedom = np.broadcast_to(self._left_over[chosen], influence.shape)
-            yield Fit(influence, spread[units][:, chosen] * noise, freedom)
+            yield Fit(influence, error[units][:, chosen] * noise, freedom, left[units][:, chosen])
 
     def _project(self, outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
         """Return *UᵀY* (rank, columns) and each column's sum of squares around its mean."""

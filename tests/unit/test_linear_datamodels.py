@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso as SklearnLasso
+from sklearn.linear_model import Ridge as SklearnRidge
+from tests.unit.measured import ROOM, measured, planted, random_masks
+
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.errors import UserError
+from transfer_influence.influence.estimation import make_estimator
+from transfer_influence.influence.estimators import joined
+from transfer_influence.influence.held_out import split
+from transfer_influence.influence.lasso import Lasso
+from transfer_influence.influence.measurements import Outcomes
+from transfer_influence.influence.ridge import PENALTIES, Ridge
+
+STAGE = {
+    "seed": 0,
+    "outcome": "raw_margin",
+    "intervals": "closed_form",
+    "bootstrap_replicates": 100,
+    "held_out": 0.2,
+    "largest_table_gb": 1,
+}
+SHAPES = pytest.mark.parametrize(
+    ("models", "classes"), [(90, 20), (30, 50)], ids=["many models", "few models"]
+)
+
+
+def hat(masks: np.ndarray, penalty: float) -> np.ndarray:
+    """The matrix (models, models) that turns outcomes into ridge predictions, mean included."""
+    centred = masks - masks.mean(axis=0)
+    gram = centred.T @ centred + penalty * np.eye(masks.shape[1])
+    return centred @ np.linalg.solve(gram, centred.T) + 1 / len(masks)
+
+
+def best_penalty(masks: np.ndarray, outcome: np.ndarray) -> float:
+    """The penalty of least generalised cross-validation, straight from its definition."""
+    centred = masks - masks.mean(axis=0)
+    eigenvalues = np.linalg.eigvalsh(centred.T @ centred)
+    scale = eigenvalues[eigenvalues > 1e-6].mean()
+    scores = []
+    for penalty in scale * PENALTIES:
+        residual = np.eye(len(masks)) - hat(masks, penalty)
+        scores.append(np.sum((residual @ outcome) ** 2) / np.trace(residual) ** 2)
+    return scale * PENALTIES[np.argmin(scores)]
+
+
+@SHAPES
+def test_ridge_is_scikit_learns_at_the_best_penalty(models, classes):
+    masks, outcomes, _ = planted(models, classes, 6, noise=3)
+    data = measured(masks, outcomes)
+    found = joined(Ridge(data, ROOM).fit(data.examples)).influence
+    for column in range(6):
+        penalty = best_penalty(masks, outcomes[:, column])
+        model = SklearnRidge(alpha=penalty).fit(masks.astype(float), outcomes[:, column])
+        np.testing.assert_allclose(found[:, column], model.coef_, rtol=1e-6, atol=1e-10)
+
+
+def test_ridge_without_penalty_has_the_standard_errors_of_least_squares():
+    rng = np.random.default_rng(0)
+    masks = rng.random((200, 6)) < 0.5  # subsets of any size, so that least squares is defined
+    outcome = masks @ rng.normal(size=6) + rng.normal(size=200)
+    data = measured(masks, outcome[:, None])
+    found = joined(Ridge(data, ROOM, penalty=1e-6).fit(data.examples))
+    design = np.hstack([np.ones((200, 1)), masks])
+    solution, residual, *_ = np.linalg.lstsq(design, outcome)
+    covariance = np.linalg.inv(design.T @ design) * residual / (200 - 7)
+    np.testing.assert_allclose(found.influence[:, 0], solution[1:], rtol=1e-5)
+    np.testing.assert_allclose(
+        found.standard_error[:, 0], np.sqrt(np.diag(covariance))[1:], rtol=1e-5
+    )
+    np.testing.assert_allclose(found.freedom, 200 - 7, rtol=1e-6)
+    np.testing.assert_allclose(found.left, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.5, 30])
+def test_ridge_says_how_much_of_an_effect_it_leaves(noise):
+    _, _, effects = planted(60, 10, 1)
+    truth = (effects - effects.mean(axis=0))[:, 0]
+    shrunk = []
+    for seed in range(60):
+        masks = random_masks(60, 10, seed)
+        outcome = masks @ effects
+        data = measured(masks, outcome)
+        penalty = 15 * noise
+        fit = joined(Ridge(data, ROOM, penalty).fit(data.examples))
+        shrunk.append(fit.influence[:, 0] / fit.left[:, 0])
+    np.testing.assert_allclose(np.mean(shrunk, axis=0), truth, atol=0.15)
+
+
+@SHAPES
+def test_lasso_is_scikit_learns_at_the_penalty_that_held_out_models_choose(models, classes):
+    # Subsets of any size: of one size, a common change of all coefficients may be worth nothing.
+    rng = np.random.default_rng(1)
+    masks = rng.random((models, classes)) < 0.5
+    outcomes = masks @ rng.normal(size=(classes, 4)) + rng.normal(0, 1.5, (models, 4))
+    data = measured(masks, outcomes)
+    found = joined(Lasso(data, ROOM, 0.2, seed=0).fit(data.examples)).influence
+    fitted, judges = split(data, 0.2, 0)
+    kept = masks.astype(float)
+    for column in range(4):
+        outcome = outcomes[:, column]
+        centred = outcome[fitted] - outcome[fitted].mean()
+        largest = np.abs((kept[fitted] - kept[fitted].mean(axis=0)).T @ centred).max() / len(fitted)
+        path = largest * np.geomspace(1, 1e-3 if len(fitted) > classes else 1e-2, 50)
+        errors = []
+        for penalty in path:
+            model = SklearnLasso(penalty, tol=1e-6, max_iter=100_000)
+            model.fit(kept[fitted], outcome[fitted])
+            errors.append(np.mean((model.predict(kept[judges]) - outcome[judges]) ** 2))
+        best = path[np.argmin(errors)]
+        model = SklearnLasso(best, tol=1e-12, max_iter=1_000_000).fit(kept, outcome)
+        np.testing.assert_allclose(found[:, column], model.coef_, atol=5e-6)
+
+
+def test_lasso_leaves_classes_without_effect_out():
+    rng = np.random.default_rng(5)
+    masks = random_masks(300, 40)
+    effects = np.zeros(40)
+    effects[[3, 11, 30]] = 2, -2, 3
+    outcome = masks @ effects + rng.normal(0, 0.5, 300)
+    data = measured(masks, outcome[:, None])
+    found = joined(Lasso(data, ROOM, 0.2, 0).fit(data.examples)).influence[:, 0]
+    assert set(np.argsort(-np.abs(found))[:3]) == {3, 11, 30}
+    assert (found == 0).sum() >= 10
+    assert found[[3, 11, 30]] == pytest.approx(effects[[3, 11, 30]], abs=0.2)
+
+
+def test_lasso_has_no_standard_errors():
+    masks, outcomes, _ = planted(40)
+    data = measured(masks, outcomes)
+    assert np.isnan(joined(Lasso(data, ROOM, 0.2, 0).fit(data.examples)).standard_error).all()
+
+
+@pytest.mark.parametrize("estimator", ["ridge", "lasso"])
+def test_what_does_not_fit_into_memory_is_refused(estimator):
+    masks, outcomes, _ = planted(60, 20)
+    data = measured(masks, outcomes)
+    settings = {**STAGE, "estimator": estimator}
+    with pytest.raises(
+        UserError, match=rf"^influence\.memory_gb: {estimator} needs about 0\.0 GB .*; raise mem"
+    ):
+        make_estimator(InfluenceStage(**settings), data, 1000)
+    wide = make_estimator(InfluenceStage(**settings), data, 10**6)
+    with pytest.raises(UserError, match=r"^influence\.memory_gb: .* needs about 0\.\d GB"):
+        next(iter(wide.fit(Outcomes(10**5, data.examples.chunks))))
+
+
+def test_lasso_refuses_too_few_models():
+    masks, outcomes, _ = planted(3, 4)
+    with pytest.raises(UserError, match=r"lasso cannot hold out some of 3 models .*; raise"):
+        Lasso(measured(masks, outcomes), ROOM, 0.2, 0)
