@@ -93,7 +93,8 @@ def test_lasso_is_scikit_learns_at_the_penalty_that_held_out_models_choose(model
     # Subsets of any size: of one size, a common change of all coefficients may be worth nothing.
     rng = np.random.default_rng(1)
     masks = rng.random((models, classes)) < 0.5
-    outcomes = masks @ rng.normal(size=(classes, 4)) + rng.normal(0, 1.5, (models, 4))
+    effects = rng.normal(size=(classes, 4)) * (np.arange(classes) < 6)[:, None]
+    outcomes = masks @ effects + rng.normal(0, 0.5, (models, 4))
     data = measured(masks, outcomes)
     found = joined(Lasso(data, ROOM, 0.2, seed=0).fit(data.examples)).influence
     fitted, judges = split(data, 0.2, 0)

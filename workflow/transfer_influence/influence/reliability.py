@@ -126,10 +126,10 @@ def linear_datamodeling_scores(
         return
     judges, count = data.take(held_out), len(held_out)
     estimator = make_estimator(stage, data.take(fitted), memory)
-    score = _correlations(
+    (score,) = _correlations(
         _predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole
     )
-    yield Measure("linear_datamodeling_score", count, score[0], *_ends(score[0], count))
+    yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
     if not wanted(data, stage.largest_table_gb)[1] or 24 * count * data.examples.columns > memory:
         log.info("without scores of single target examples")
         return
@@ -140,7 +140,7 @@ def linear_datamodeling_scores(
     for first in range(0, measured.shape[1], STRIP):
         strip = slice(first, first + STRIP)
         for offset, value in enumerate(_correlations(predicted[:, strip], measured[:, strip])):
-            ends = _ends(value, count)
+            ends = interval_of_correlation(value, count)
             yield Measure("linear_datamodeling_score", count, value, *ends, example=first + offset)
 
 
@@ -168,7 +168,7 @@ def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return product / np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
 
 
-def _ends(correlation: float, count: int) -> tuple[float, float]:
+def interval_of_correlation(correlation: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a rank correlation (Fisher's z; Bonett & Wright 2000)."""
     if count <= 3 or not abs(correlation) < 1:
         return np.nan, np.nan

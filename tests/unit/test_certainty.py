@@ -1,0 +1,305 @@
+"""Planted truth for all that says how sure an influence is."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import false_discovery_control, spearmanr
+from tests.unit.measured import (
+    ROOM,
+    complement_pairs,
+    measured,
+    planted,
+    random_masks,
+)
+
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.influence.estimation import certainty, make_estimator
+from transfer_influence.influence.estimators import DifferenceInMeans, joined
+from transfer_influence.influence.held_out import bootstrap, disjoint, split
+from transfer_influence.influence.intervals import bootstrapped, q_values
+from transfer_influence.influence.measurements import Outcomes
+from transfer_influence.influence.reliability import (
+    interval_of_correlation,
+    linear_datamodeling_scores,
+    models_needed,
+    rank_correlation,
+    reliability_curve,
+    spearman_brown,
+    write_reliability,
+)
+
+CLASSES = 20
+
+
+def stage(estimator: str = "difference_in_means", **changes) -> InfluenceStage:
+    settings = {
+        "seed": 0,
+        "estimator": estimator,
+        "outcome": "raw_margin",
+        "intervals": "closed_form",
+        "bootstrap_replicates": 300,
+        "held_out": 0.2,
+        "largest_table_gb": 1,
+    }
+    return InfluenceStage(**{**settings, **changes})
+
+
+def study(seed: int, models: int, size: float, pairs: bool = False):
+    """Measurements of one simulated study, and its effects beyond their mean."""
+    rng = np.random.default_rng([seed, models])
+    masks = (complement_pairs if pairs else random_masks)(models, CLASSES, seed)
+    effects = rng.normal(0, size, CLASSES)
+    outcome = masks @ effects + rng.normal(size=models)
+    return measured(masks, outcome[:, None], pairs), effects - effects.mean()
+
+
+@pytest.mark.parametrize("size", [0.2, 1.0], ids=["weak", "strong"])
+@pytest.mark.parametrize("pairs", [False, True], ids=["uniform", "pairs"])
+@pytest.mark.parametrize(
+    ("estimator", "intervals", "studies"),
+    [
+        ("difference_in_means", "closed_form", 300),
+        ("difference_in_means", "bootstrap", 150),
+        ("ridge", "closed_form", 200),
+    ],
+)
+def test_intervals_cover_planted_effects(estimator, intervals, studies, pairs, size):
+    covered = []
+    for seed in range(studies):
+        data, truth = study(seed, 128, size, pairs)
+        if estimator == "difference_in_means":
+            truth = truth * CLASSES / (CLASSES - 1)  # a class takes the place of the others
+        settings = stage(estimator, intervals=intervals, seed=seed)
+        made = make_estimator(settings, data, ROOM)
+        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        covered.append((known.low <= truth) & (truth <= known.high))
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_a_bootstrap_of_ridge_covers_planted_effects_when_models_are_many():
+    covered = []
+    for seed in range(25):
+        data, truth = study(seed, 200, 1.0)
+        settings = stage("ridge", intervals="bootstrap", bootstrap_replicates=150, seed=seed)
+        made = make_estimator(settings, data, ROOM)
+        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        covered.append((known.low <= truth) & (truth <= known.high))
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_resampled_differences_are_those_of_the_models_drawn():
+    masks, outcomes, _ = planted(60, 6)
+    data = measured(masks, outcomes)
+    counts = bootstrap(data, 5, seed=3)
+    (found,) = DifferenceInMeans(data, ROOM).resampled(counts, same_penalty=True)
+    for count, influence in zip(counts, found, strict=True):
+        drawn = np.repeat(np.arange(60), count)
+        kept, whole = masks[drawn], outcomes[drawn].mean(axis=1)
+        expected = [whole[kept[:, unit]].mean() - whole[~kept[:, unit]].mean() for unit in range(6)]
+        np.testing.assert_allclose(influence, expected)
+
+
+def test_bootstrap_intervals_are_scipys():
+    data, _ = study(0, 400, 1.0)
+    made = DifferenceInMeans(data, ROOM)
+    fit = joined(made.fit(Outcomes.of(data.whole)))
+    known = bootstrapped(fit, made, bootstrap(data, 3000, seed=0))
+    kept, whole = data.masks.rows(np.arange(400))[:, 0] > 0, data.whole[:, 0]
+
+    def difference(kept, whole, axis):
+        sides = np.where(kept, whole, np.nan), np.where(kept, np.nan, whole)
+        return np.nanmean(sides[0], axis) - np.nanmean(sides[1], axis)
+
+    expected = scipy_bootstrap(
+        (kept, whole), difference, paired=True, n_resamples=3000, method="percentile", rng=0
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert known.low[0] == pytest.approx(expected.low, abs=0.04 * width)
+    assert known.high[0] == pytest.approx(expected.high, abs=0.04 * width)
+
+
+def test_a_bootstrap_draws_partners_together():
+    data, _ = study(0, 40, 1.0, pairs=True)
+    counts = bootstrap(data, 50, seed=1)
+    np.testing.assert_array_equal(counts[:, ::2], counts[:, 1::2])
+    assert (counts.sum(axis=1) == 40).all()
+    assert len(np.unique(counts, axis=0)) == 50
+
+
+def test_q_values_are_scipys():
+    p_values = np.random.default_rng(0).random(50) ** 3
+    expected = false_discovery_control(p_values)
+    np.testing.assert_allclose(q_values(p_values), expected)
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge"])
+def test_without_effects_nothing_is_significant_in_95_percent_of_studies(estimator):
+    quiet = 0
+    for seed in range(200):
+        data, _ = study(seed + 10_000, 64, 0.0)
+        settings = stage(estimator)
+        made = make_estimator(settings, data, ROOM)
+        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        quiet += not (known.q_value <= 0.05).any()
+    assert quiet >= 190
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge"])
+def test_planted_effects_are_significant_and_few_others_are(estimator):
+    false, found = 0, 0
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        masks = random_masks(200, CLASSES, seed)
+        effects = np.repeat([1.0, -1.0, 0.0], [3, 3, 14])
+        outcome = masks @ effects + rng.normal(0, 2, 200)
+        data = measured(masks, outcome[:, None])
+        settings = stage(estimator)
+        made = make_estimator(settings, data, ROOM)
+        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        significant = known.q_value <= 0.05
+        found += significant[:6].sum()
+        false += significant[6:].sum()
+    assert found >= 0.5 * 6 * 50
+    assert false <= 0.05 * (found + false) + 3 * np.sqrt(0.05 * (found + false))
+
+
+def test_reliability_predicts_that_of_a_second_study():
+    predicted, measured_, truth = [], [], np.random.default_rng(9).normal(0, 0.3, CLASSES)
+    for seed in range(40):
+        pair = []
+        for part in range(2):
+            rng = np.random.default_rng([seed, part])
+            masks = random_masks(128, CLASSES, 100 * seed + part)
+            outcome = masks @ truth + rng.normal(size=128)
+            data = measured(masks, outcome[:, None])
+            made = DifferenceInMeans(data, ROOM)
+            curve = list(reliability_curve(data, made, seed))
+            predicted += [row.value for row in curve if row.statistic == "reliability"][:1]
+            pair.append(joined(made.fit(data.examples)).influence[:, 0])
+        measured_.append(spearmanr(*pair).statistic)
+    assert 0.6 < np.mean(measured_) < 0.95
+    assert np.mean(predicted) == pytest.approx(np.mean(measured_), abs=0.05)
+
+
+def test_the_curve_has_halves_quarters_and_what_they_predict():
+    masks, outcomes, _ = planted(100, CLASSES)
+    data = measured(masks, outcomes)
+    rows = list(reliability_curve(data, DifferenceInMeans(data, ROOM), 0))
+    halves = {row.models: row for row in rows if row.statistic == "split_half"}
+    whole = {row.models: row for row in rows if row.statistic == "reliability"}
+    assert list(halves) == [50, 25, 12]
+    assert list(whole) == [100, 50, 24]
+    for models, row in halves.items():
+        assert whole[2 * models].value == pytest.approx(2 * row.value / (1 + row.value))
+        assert row.low < row.value < row.high
+    assert halves[50].value > halves[12].value
+    (needed,) = [row for row in rows if row.statistic == "models_needed"]
+    assert spearman_brown(whole[100].value, needed.value / 100) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("reliability", "models", "needed"),
+    [(0.9, 64, 64), (0.5, 10, 90), (1.0, 64, 64), (0.0, 64, np.nan), (-0.2, 64, np.nan)],
+)
+def test_models_needed(reliability, models, needed):
+    assert models_needed(reliability, models) == pytest.approx(needed, nan_ok=True)
+
+
+def test_a_rank_correlation_leaves_out_what_is_not_defined():
+    one, other = np.random.default_rng(0).integers(0, 9, (2, 30)).astype(float)
+    expected = spearmanr(one[3:], other[3:]).statistic
+    one[0] = other[1:3] = np.nan
+    assert rank_correlation(one, other) == pytest.approx(expected)
+
+
+def test_parts_have_no_model_in_common_and_keep_partners_together():
+    data, _ = study(0, 40, 1.0, pairs=True)
+    one, other = disjoint(data, 7, 30, np.random.default_rng(0))
+    assert ((one + other) <= 1).all()
+    assert (one.sum(axis=1) == 14).all()
+    assert (other.sum(axis=1) == 14).all()
+    for part in (one, other):
+        np.testing.assert_array_equal(part[:, ::2], part[:, 1::2])
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_held_out_models_are_a_share_of_all_and_partners_stay_together(pairs):
+    data, _ = study(0, 200, 1.0, pairs)
+    fitted, held_out = split(data, 0.2, 0)
+    assert len(held_out) == 40
+    assert sorted([*fitted, *held_out]) == list(range(200))
+    if pairs:
+        assert set(held_out // 2) == set(held_out[::2] // 2)
+        assert len(set(held_out // 2)) == 20
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge", "lasso"])
+def test_scores_are_spearmans_of_predictions_by_held_out_models(estimator):
+    masks, outcomes, _ = planted(150, CLASSES, 4, noise=2)
+    data = measured(masks, outcomes)
+    settings = stage(estimator)
+    rows = list(linear_datamodeling_scores(data, settings, ROOM))
+    fitted, held_out = split(data, 0.2, 0)
+    part = measured(masks[fitted], outcomes[fitted])
+    made = make_estimator(settings, part, ROOM)
+    assert [row.example for row in rows] == [None, 0, 1, 2, 3]
+    for row in rows:
+        columns = outcomes.mean(axis=1) if row.example is None else outcomes[:, row.example]
+        fit = joined(made.fit(Outcomes.of(columns[fitted, None])))
+        predicted = masks[held_out] @ fit.influence[:, 0]
+        expected = spearmanr(predicted, columns[held_out]).statistic
+        assert row.value == pytest.approx(expected)
+        assert row.models == 30
+        assert row.low < row.value < row.high
+    assert rows[0].value > 0.5
+
+
+def test_intervals_of_scores_cover_the_score_of_many_models():
+    effects = np.random.default_rng(0).normal(0, 0.4, CLASSES)
+    rng = np.random.default_rng(1)
+
+    def correlation(models: int) -> np.ndarray:
+        masks = random_masks(models, CLASSES, int(rng.integers(2**31)))
+        return masks @ effects, masks @ effects + rng.normal(size=models)
+
+    truth = spearmanr(*correlation(50_000)).statistic
+    covered = []
+    for _ in range(400):
+        one, other = correlation(60)
+        low, high = interval_of_correlation(rank_correlation(one, other), 60)
+        covered.append(low <= truth <= high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_the_table_of_reliability(tmp_path):
+    masks, outcomes, _ = planted(64, CLASSES, 3)
+    path = tmp_path / "ridge.reliability.parquet"
+    write_reliability(measured(masks, outcomes), stage("ridge"), 4, path, "{}")
+    rows = pq.read_table(path).to_pandas()
+    assert list(rows.columns) == ["statistic", "models", "example", "value", "low", "high"]
+    counts = rows.groupby("statistic").size().to_dict()
+    assert counts == {
+        "split_half": 3,
+        "reliability": 3,
+        "models_needed": 1,
+        "linear_datamodeling_score": 4,
+    }
+    assert rows["value"].notna().all()
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge", "lasso"])
+def test_with_few_models_reliability_is_not_defined(tmp_path, estimator):
+    masks, outcomes, _ = planted(8, 10, 3)
+    path = tmp_path / "few.parquet"
+    write_reliability(measured(masks, outcomes), stage(estimator), 4, path, "{}")
+    rows = pq.read_table(path)
+    assert rows["statistic"].to_pylist() == ["models_needed", "linear_datamodeling_score"]
+    assert rows["value"].null_count == 2
+
+
+def test_examples_without_room_have_no_scores(tmp_path):
+    masks, outcomes, _ = planted(64, CLASSES, 3)
+    data = measured(masks, outcomes)
+    rows = linear_datamodeling_scores(data, stage(largest_table_gb=0), ROOM)
+    assert [row.example for row in rows] == [None]
