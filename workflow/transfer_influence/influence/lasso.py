@@ -20,8 +20,9 @@ PENALTIES = 50
 # smaller ones take for ever and predict nothing (Friedman, Hastie & Tibshirani 2010, section 2.5).
 SMALLEST, SMALLEST_OF_FEW = 1e-3, 1e-2
 LEAST_GROUPS = 4
-TOLERANCE = 1e-8  # change of a coefficient in a sweep, as a share of the largest penalty
-MOST_SWEEPS = 20_000
+TOLERANCE = 1e-6  # change of a coefficient in a sweep, as a share of the largest penalty
+MOST_SWEEPS = 1000
+PATIENCE = 5  # penalties in a row that predict worse, after which smaller ones are not tried
 
 
 class Lasso:
@@ -164,10 +165,14 @@ def _choose_each(
     for column in range(len(products)):
         product = products[column]
         found, pull = np.zeros(len(product)), np.zeros(len(product))
-        least, largest = np.inf, np.abs(product).max()
+        least, largest, worse = np.inf, np.abs(product).max(), 0
         for penalty in path * largest:
             _descend(gram, product, penalty, found, pull)
             predicted = found @ (judge_gram @ found) - 2.0 * (found @ judge_products[column])
+            worse += 1
             if judge_squares[column] + predicted < least:
                 least, chosen[column] = judge_squares[column] + predicted, penalty
+                worse = 0
+            if worse == PATIENCE:
+                break
     return chosen
