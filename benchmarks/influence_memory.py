@@ -43,9 +43,7 @@ def write_summary(path: Path, models: int, classes: int, examples: int) -> None:
         rows = pa.table(
             {
                 "model": pa.array(range(first, first + count), pa.int64()),
-                "mask": pa.array(
-                    [np.packbits(mask, bitorder="little").tobytes() for mask in masks]
-                ),
+                "mask": packed,
                 "raw_margin": list_column(outcomes),
             }
         )
