@@ -35,14 +35,19 @@ def write(path: Path, columns: dict[str, Any]) -> Path:
 
 def write_ranking(folder: Path, classes: int, best: float = 1.0, worst: float = -1.0) -> Path:
     rng = np.random.default_rng(classes)
+    influence = np.linspace(best, worst, classes)
     return write(
         folder / "ranking.parquet",
         {
             "rank": pa.array(range(1, classes + 1), pa.int32()),
             "unit": pa.array(rng.permutation(classes), pa.int32()),
             "name": [f"class {number}" for number in range(classes)],
-            "influence": np.linspace(best, worst, classes),
+            "influence": influence,
             "standard_error": rng.uniform(0.05, 0.2, classes),
+            "low": influence - rng.uniform(0.1, 0.3, classes),
+            "high": influence + rng.uniform(0.1, 0.3, classes),
+            "q_value": rng.random(classes),
+            "significant": rng.random(classes) < 0.5,
         },
     )
 
@@ -128,14 +133,14 @@ def test_bars_are_as_long_as_the_influences(tmp_path):
     assert bottom > top  # the first class is on top
 
 
-def test_influence_intervals_are_1_96_standard_errors(tmp_path):
+def test_influence_intervals_are_those_of_the_table(tmp_path):
     path = write_ranking(tmp_path, 20)
     table = pq.read_table(path).to_pandas()
     figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
     (intervals,) = curves(figure.axes[0]).values()
     ends = segments(intervals)[:, :, 0]
-    assert ends[:, 0] == pytest.approx(table["influence"] - 1.96 * table["standard_error"])
-    assert ends[:, 1] == pytest.approx(table["influence"] + 1.96 * table["standard_error"])
+    assert ends[:, 0] == pytest.approx(table["low"])
+    assert ends[:, 1] == pytest.approx(table["high"])
 
 
 def test_helpful_and_harmful_differ_in_colour(tmp_path):
@@ -184,6 +189,18 @@ def test_class_names_are_text_and_not_formulas(tmp_path):
     assert names[0] == "$x^$"
     assert names[1].startswith("aaa")
     assert names[1].endswith("…")
+
+
+def test_influences_without_intervals_are_drawn_without(tmp_path):
+    path = write_ranking(tmp_path, 20)
+    rows = pq.read_table(path)
+    for name in ("standard_error", "low", "high", "q_value", "significant"):
+        field = rows.schema.get_field_index(name)
+        rows = rows.set_column(field, name, pa.nulls(20, rows.schema.field(name).type))
+    pq.write_table(rows, path)
+    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    assert len(bars(figure)) == 20
+    figures.save(figure, tmp_path / "figure.svg")
 
 
 def test_influence_table_is_sorted_by_rank(tmp_path):
@@ -477,7 +494,10 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
     assert digest(tmp_path / "report" / "figure.svg") == digest(tmp_path / "here.svg")
     table = pq.read_table(path).to_pandas()
     csv = pd.read_csv(tmp_path / "report" / "figure.csv")
-    assert list(csv.columns) == ["rank", "unit", "name", "influence", "standard_error"]
+    assert list(csv.columns) == [
+        *("rank", "unit", "name", "influence", "standard_error"),
+        *("low", "high", "q_value", "significant"),
+    ]
     assert csv["name"].tolist() == table["name"].tolist()
     assert csv["influence"].to_numpy() == pytest.approx(table["influence"].to_numpy(), rel=1e-4)
 

@@ -31,6 +31,7 @@ OUTCOMES: dict[Outcome, str] = {
     "softmax_probability": "mean probability of the true class",
     "is_correct": "share of correct predictions",
     "accuracy": "accuracy (as the recipe of the target has it)",
+    "auroc": "area under the ROC curve",
 }
 
 BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
@@ -70,11 +71,14 @@ styled = style.context(["default", STYLE])
 
 
 def influence_table(ranking: Path) -> pd.DataFrame:
-    """Return the ranking: `rank`, `unit`, `name`, `influence`, `standard_error`; best first.
+    """Return the ranking, best first.
 
     Of more than 10,000 units, the first 5,000 and the last 5,000: a report is to be opened.
+    Columns: `rank`, `unit`, `name`, `influence`, `standard_error`, `low`, `high`, `q_value`,
+    `significant`.
     """
     columns = ["rank", "unit", "name", "influence", "standard_error"]
+    columns += ["low", "high", "q_value", "significant"]
     rows = _rows(ranking, columns).sort_values("rank", ignore_index=True)
     if len(rows) > MOST_ROWS:
         rows = pd.concat([rows[: MOST_ROWS // 2], rows[-MOST_ROWS // 2 :]], ignore_index=True)
@@ -141,10 +145,12 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
     ]:
         if len(side):
             axes.barh(side["place"], side["influence"], height=0.72, color=colour, label=label)
+    # Drawn by their ends, as those of a shrunk estimate are not around it; `lasso` has none.
+    known = rows[rows["low"].notna()]
     axes.errorbar(
-        rows["influence"],
-        rows["place"],
-        xerr=1.96 * rows["standard_error"],
+        (known["low"] + known["high"]) / 2,
+        known["place"],
+        xerr=(known["high"] - known["low"]) / 2,
         fmt="none",
         ecolor=BLACK,
         elinewidth=0.8,

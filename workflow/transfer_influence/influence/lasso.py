@@ -22,7 +22,7 @@ SMALLEST, SMALLEST_OF_FEW = 1e-3, 1e-2
 LEAST_GROUPS = 4
 TOLERANCE = 1e-6  # change of a coefficient in a sweep, as a share of the largest penalty
 MOST_SWEEPS = 1000
-PATIENCE = 5  # penalties in a row that predict worse, after which smaller ones are not tried
+PATIENCE = 20  # penalties in a row that predict worse, after which smaller ones are not tried
 
 
 class Lasso:
