@@ -16,8 +16,8 @@ rule estimate_influence:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=int(1000 * study.influence.memory_gb),
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: int(1000 * study.influence.memory_gb * attempt),
+        runtime=lambda wildcards, attempt: 240 * attempt,
         # A resource, as it changes no result.
         memory_gb=str(study.influence.memory_gb),
     params:
@@ -70,8 +70,8 @@ rule measure_reliability:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=int(1000 * study.influence.memory_gb),
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: int(1000 * study.influence.memory_gb * attempt),
+        runtime=lambda wildcards, attempt: 240 * attempt,
         # A resource, as it changes no result.
         memory_gb=str(study.influence.memory_gb),
     params:

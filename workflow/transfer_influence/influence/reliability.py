@@ -130,10 +130,12 @@ def linear_datamodeling_scores(
         _predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole
     )
     yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
-    if not wanted(data, stage.largest_table_gb)[1] or 24 * count * data.examples.columns > memory:
+    needed = 24 * count * data.examples.columns  # predicted and measured outcomes, and their ranks
+    if not wanted(data, stage.largest_table_gb)[1] or needed > memory / 2:
         log.info("without scores of single target examples")
         return
-    predicted = _predicted(judges, estimator, data.take(fitted).examples)
+    part = data.take(fitted)
+    predicted = _predicted(judges, make_estimator(stage, part, memory - needed), part.examples)
     measured = np.empty((count, data.examples.columns), np.float32)
     for models, outcomes in judges.examples.chunks():
         measured[models] = outcomes
