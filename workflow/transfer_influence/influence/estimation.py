@@ -32,7 +32,7 @@ from transfer_influence.outcomes.tables import list_column, with_provenance
 log = logging.getLogger(__name__)
 
 OTHER_MEMORY = GIGABYTE  # Python and its libraries, and a chunk of outcomes
-ROW_GROUP = 64
+ROW_GROUP = 2**26  # bytes of lists, about
 
 
 def room_for(memory_gb: float) -> float:
@@ -116,11 +116,10 @@ def wanted(data: Measurements, largest_table_gb: float) -> tuple[bool, bool]:
 def pieces(fits: Iterator[Fit]) -> Iterator[Fit]:
     """Cut blocks of source classes into row groups."""
     for fit in fits:
-        for first in range(0, len(fit.influence), ROW_GROUP):
-            rows = slice(first, first + ROW_GROUP)
-            yield Fit(
-                *(part[rows] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left))
-            )
+        count, columns = fit.influence.shape
+        size = max(1, ROW_GROUP // (8 * max(columns, 1)))
+        for first in range(0, count, size):
+            yield fit.units(slice(first, first + size))
 
 
 def _nothing(classes: int) -> Fit:
