@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
 sys.path.insert(0, str(CHECKOUT / "workflow"))
 
 from transfer_influence.config.stages import InfluenceStage  # noqa: E402
+from transfer_influence.datasets.sidecar import FORMAT  # noqa: E402
 from transfer_influence.outcomes.summary import ROW_GROUP  # noqa: E402
 from transfer_influence.outcomes.tables import list_column  # noqa: E402
 
@@ -57,7 +58,7 @@ def write_target(folder: Path, classes: int, examples: int) -> None:
     """Write what a job reads of the data sets: the source's classes and the target's labels."""
     np.save(folder / "test.labels.npy", np.arange(examples) % 10)
     sidecar = {
-        **{"format": 1, "ffcv": "", "name": "synthetic", "digest": "", "licence": ""},
+        **{"format": FORMAT, "ffcv": "", "name": "synthetic", "digest": "", "licence": ""},
         **{"citation": "", "classes": [f"class {index}" for index in range(classes)]},
         **{"train_count": 0, "test_count": 0, "train_class_counts": [], "test_class_counts": []},
         **{"mean": [0, 0, 0], "std": [1, 1, 1], "image_size": None, "largest_size": [1, 1]},
@@ -70,6 +71,7 @@ def estimate(folder: Path, estimator: str, memory_gb: float) -> tuple[float, flo
     """Run the job; return its wall time in seconds and its peak resident memory in GB."""
     stage = InfluenceStage(
         seed=0,
+        unit="class",
         estimator=estimator,  # type: ignore[arg-type]
         outcome="raw_margin",
         intervals="closed_form",

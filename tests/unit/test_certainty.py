@@ -35,6 +35,7 @@ CLASSES = 20
 def stage(estimator: str = "difference_in_means", **changes) -> InfluenceStage:
     settings = {
         "seed": 0,
+        "unit": "class",
         "estimator": estimator,
         "outcome": "raw_margin",
         "intervals": "closed_form",

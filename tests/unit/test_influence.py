@@ -171,6 +171,7 @@ def read(path: Path, outcome: str = "raw_margin", classes: int = 9, labels: np.n
 def stage(**changes) -> InfluenceStage:
     settings = {
         "seed": 0,
+        "unit": "class",
         "estimator": "difference_in_means",
         "outcome": "raw_margin",
         "intervals": "closed_form",
@@ -363,7 +364,7 @@ def test_a_class_in_too_many_or_too_few_subsets_is_refused_by_name(tmp_path, col
     with pytest.raises(UserError) as mistake:
         read(path, classes=2)
     assert str(mistake.value) == (
-        f"class 'class 1' is in the subsets of {models} of 6 models, but both sides need at least "
+        f"'class 1' is in the subsets of {models} of 6 models, but both sides need at least "
         f"2; raise `models`."
     )
 
@@ -377,7 +378,7 @@ def test_masks_of_another_number_of_classes_are_refused(summary, classes):
 
 
 def test_a_class_that_no_mask_has_is_refused(summary):
-    with pytest.raises(UserError, match="class 'class 9' is in the subsets of 0 of 150 models"):
+    with pytest.raises(UserError, match="'class 9' is in the subsets of 0 of 150 models"):
         read(summary, classes=10)
 
 

@@ -14,12 +14,14 @@ from scipy.stats import spearmanr
 from tests.conftest import CHECKOUT
 from tests.unit.measured import names, planted
 
+from transfer_influence.datasets.sidecar import FORMAT
 from transfer_influence.outcomes.tables import list_column, read_provenance
 from transfer_influence.subsets import pack
 
 CLASSES, IMAGES = 12, 6
 SETTINGS = {
     "seed": 0,
+    "unit": "class",
     "outcome": "raw_margin",
     "intervals": "bootstrap",
     "bootstrap_replicates": 100,
@@ -51,7 +53,7 @@ def simulated(tmp_path) -> tuple[Path, np.ndarray]:
     pq.write_table(pa.table(rows), tmp_path / "summary.parquet", row_group_size=64)
     np.save(tmp_path / "labels.npy", np.arange(IMAGES) % 2)
     sidecar = {
-        **{"format": 1, "ffcv": "", "name": "simulated", "digest": "abc", "licence": ""},
+        **{"format": FORMAT, "ffcv": "", "name": "simulated", "digest": "abc", "licence": ""},
         **{"citation": "", "classes": names(CLASSES), "train_count": 0, "test_count": 0},
         **{"train_class_counts": [], "test_class_counts": [], "mean": [0, 0, 0]},
         **{"std": [1, 1, 1], "image_size": None, "largest_size": [1, 1], "storage": {}},

@@ -15,6 +15,7 @@ from transfer_influence.influence.ridge import PENALTIES, Ridge
 
 STAGE = {
     "seed": 0,
+    "unit": "class",
     "outcome": "raw_margin",
     "intervals": "closed_form",
     "bootstrap_replicates": 100,

@@ -209,7 +209,7 @@ def check_both_sides(masks: Masks, names: list[str]) -> None:
     wrong = np.flatnonzero((counts < 2) | (counts > len(masks) - 2))
     if len(wrong):
         raise UserError(
-            f"class {names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {len(masks)} "
+            f"{names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {len(masks)} "
             f"models, but both sides need at least 2; raise `models`."
         )
 
