@@ -236,11 +236,13 @@ def _in_pairs(measured: Measurements) -> Measurements:
     complements = (((packed[i] ^ packed[i + 1]) == bits).all() for i in first)
     if not len(first) or not all(complements):
         return measured
+    paired = replace(measured, groups=pairs)
     whole = np.sort(np.concatenate([first, first + 1]))
-    if len(whole) < len(measured):
-        lonely = np.setdiff1d(measured.models, measured.models[whole])
-        log.warning("without models %s, which have no partner", ", ".join(map(str, lonely)))
-    return replace(measured, groups=pairs).take(whole)
+    if len(whole) == len(measured):
+        return paired
+    lonely = np.setdiff1d(measured.models, measured.models[whole])
+    log.warning("without models %s, which have no partner", ", ".join(map(str, lonely)))
+    return paired.take(whole)
 
 
 def _empty(shape: tuple[int, int], memory: float, folder: Path) -> np.ndarray:
