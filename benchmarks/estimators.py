@@ -96,7 +96,7 @@ def main() -> None:
         print(f"\n{world}: reliability at {SIZES} models; models for 0.9")
         for estimator in ESTIMATORS:
             for pairs in (False, True):
-                studies = arguments.studies // (4 if estimator == "lasso" else 1)
+                studies = arguments.studies // (2 if estimator == "lasso" else 1)
                 curve = [reliability(estimator, size, pairs, world, studies) for size in SIZES]
                 needed = models_for(0.9, curve)
                 name = f"{estimator}, {'complement pairs' if pairs else 'uniform'}"
