@@ -14,6 +14,7 @@ from tests.unit.measured import (
 )
 
 from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.errors import UserError
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.held_out import bootstrap, disjoint, split
@@ -304,3 +305,11 @@ def test_examples_without_room_have_no_scores(tmp_path):
     data = measured(masks, outcomes)
     rows = linear_datamodeling_scores(data, stage(largest_table_gb=0), ROOM)
     assert [row.example for row in rows] == [None]
+
+
+def test_scores_that_do_not_fit_into_memory_are_refused():
+    masks, outcomes, _ = planted(64, CLASSES, 3000)
+    with pytest.raises(
+        UserError, match=r"^influence\.memory_gb: the score of single examples needs"
+    ):
+        list(linear_datamodeling_scores(measured(masks, outcomes), stage(), 500_000))

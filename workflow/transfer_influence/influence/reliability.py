@@ -1,6 +1,5 @@
 """How far the influences of a study can be relied on, and how many models would be enough."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,11 @@ from scipy.stats import norm, rankdata
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.estimation import make_estimator, room_for, wanted
-from transfer_influence.influence.estimators import Estimator
+from transfer_influence.influence.estimators import Estimator, need_memory
 from transfer_influence.influence.held_out import disjoint, generator, split
 from transfer_influence.influence.intervals import COVERAGE
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
 from transfer_influence.outcomes.tables import write_table
-
-log = logging.getLogger(__name__)
 
 DRAWS = 20  # pairs of disjoint parts at each number of models
 LEAST_PART = 8  # models in a part
@@ -56,7 +53,7 @@ def write_reliability(
     Values are null where they are not defined, as there are too few models.
 
     Raises:
-        UserError: see `make_estimator`.
+        UserError: see `make_estimator`; or scores of single examples do not fit into memory.
     """
     memory = room_for(memory_gb)
     estimator = make_estimator(stage, data, memory)
@@ -130,10 +127,10 @@ def linear_datamodeling_scores(
         _predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole
     )
     yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
-    needed = 24 * count * data.examples.columns  # predicted and measured outcomes, and their ranks
-    if not wanted(data, stage.largest_table_gb)[1] or needed > memory / 2:
-        log.info("without scores of single target examples")
+    if not wanted(data, stage.largest_table_gb)[1]:
         return
+    needed = 12 * count * data.examples.columns  # predicted and measured outcomes
+    need_memory("the score of single examples", 2 * needed, memory)
     part = data.take(fitted)
     predicted = _predicted(judges, make_estimator(stage, part, memory - needed), part.examples)
     measured = np.empty((count, data.examples.columns), np.float32)
