@@ -309,7 +309,5 @@ def test_examples_without_room_have_no_scores(tmp_path):
 
 def test_scores_that_do_not_fit_into_memory_are_refused():
     masks, outcomes, _ = planted(64, CLASSES, 3000)
-    with pytest.raises(
-        UserError, match=r"^influence\.memory_gb: the score of single examples needs"
-    ):
+    with pytest.raises(UserError, match=r"^influence\.memory_gb: the score of single exa.* needs"):
         list(linear_datamodeling_scores(measured(masks, outcomes), stage(), 500_000))
