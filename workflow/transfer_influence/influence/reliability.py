@@ -129,8 +129,9 @@ def linear_datamodeling_scores(
     yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
     if not wanted(data, stage.largest_table_gb)[1]:
         return
-    needed = 12 * count * data.examples.columns  # predicted and measured outcomes
-    need_memory("the score of single examples", 2 * needed, memory)
+    # Predicted and measured outcomes, and copies of the parts at hand.
+    needed = 18 * count * data.examples.columns
+    need_memory("the score of single examples", 1.5 * needed, memory)
     part = data.take(fitted)
     predicted = _predicted(judges, make_estimator(stage, part, memory - needed), part.examples)
     measured = np.empty((count, data.examples.columns), np.float32)
