@@ -37,4 +37,4 @@ rule convert_dataset:
         "Convert the images of {wildcards.dataset}"
     shell:
         "convert_dataset.py --dataset {wildcards.dataset} --datasets-folder {resources.folders}"
-        " {resources.needs} --output {params.output:q} 2>> {log:q}"
+        " {resources.needs} --output {params.output:q} --workers {threads} 2>> {log:q}"

@@ -41,6 +41,9 @@ def main() -> None:
         metavar="N",
         help="number of those that the study needs at least (default: %(default)s)",
     )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="threads that read images (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     with command_line("convert_dataset"):
         convert(
@@ -49,6 +52,7 @@ def main() -> None:
             arguments.output,
             arguments.unit,
             arguments.least,
+            arguments.workers,
         )
 
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,32 @@ def test_same_images_same_bytes(tmp_path: Path, storage: Storage) -> None:
     assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
     assert first.digest == second.digest
     np.random.set_state(("MT19937", before, 624, 0, 0.0))  # noqa: NPY002
+
+
+def test_threads_that_read_ahead_change_no_byte(tmp_path: Path) -> None:
+    images = as_images(random_images(30, 24, 32))
+    readers = set()
+
+    def slow_at_first(index: int) -> Image.Image:
+        readers.add(threading.current_thread())
+        time.sleep(0.02 if index < 3 else 0)  # so that later images are read before
+        if index == 7:
+            raise OSError("damaged")
+        return images.load(index)
+
+    written = []
+    for workers in (1, 4):
+        path = tmp_path / f"{workers}.beton"
+        read = Images(images.labels, slow_at_first, images.name)
+        contents = write_beton(path, read, Storage(), skip_unreadable=True, workers=workers)
+        written.append((path.read_bytes(), contents.pixel_digests, contents.histogram.tolist()))
+        assert contents.unreadable == [images.name(7)]
+    assert written[0] == written[1]
+    assert len(readers) == 1 + 4
+    alive = threading.active_count()
+    with pytest.raises(UserError, match="damaged"):
+        write_beton(path, read, Storage(), workers=4)
+    assert threading.active_count() == alive
 
 
 def test_the_digest_sees_pixels_labels_and_order(tmp_path: Path) -> None:

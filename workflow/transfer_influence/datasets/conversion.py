@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def convert(
-    name: str, folders: list[Path], output: Path, unit: Unit = "class", least: int = 2
+    name: str,
+    folders: list[Path],
+    output: Path,
+    unit: Unit = "class",
+    least: int = 2,
+    workers: int = 1,
 ) -> None:
     """Write `{train,test}.{beton,labels.npy,examples.parquet}` and, last, `dataset.json`.
 
@@ -36,6 +41,7 @@ def convert(
         output: folder to write to; made if it is not there.
         unit: what the study judges.
         least: how many of those it needs.
+        workers: threads that read images.
 
     Raises:
         UserError: the settings are wrong, do not fit the images, or refuse what a check found.
@@ -47,10 +53,10 @@ def convert(
         *(name, len(raw.classes), len(raw.train), len(raw.test)),
     )
     (output / "dataset.json").unlink(missing_ok=True)  # it stands for files that are whole
-    test = _write(output, "test", raw.test, raw, unwanted={})
+    test = _write(output, "test", raw.test, raw, {}, workers)
     # Test images first: of an image that stands in both, the test image stays.
     tested = dict(zip(test.pixel_digests, _names(raw.test, test.kept), strict=True))
-    train = _write(output, "train", raw.train, raw, unwanted=tested)
+    train = _write(output, "train", raw.train, raw, tested, workers)
     overlap = _overlap(raw, train, tested)
     unreadable = train.unreadable + test.unreadable
     if unreadable:
@@ -92,7 +98,12 @@ def convert(
 
 
 def _write(
-    output: Path, part: str, images: Images, raw: RawDataset, unwanted: dict[str, str]
+    output: Path,
+    part: str,
+    images: Images,
+    raw: RawDataset,
+    unwanted: dict[str, str],
+    workers: int,
 ) -> Contents:
     """Write the three files of a part."""
     settings = raw.settings
@@ -102,6 +113,7 @@ def _write(
         settings.storage,
         skip_unreadable=settings.unreadable == "skip",
         unwanted=unwanted if settings.overlap == "drop" else (),
+        workers=workers,
     )
     labels = images.labels[contents.kept]
     with atomic(output / f"{part}.labels.npy") as path:
