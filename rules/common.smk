@@ -215,11 +215,13 @@ def report_parts():
     parts += [f"{results}/report/accuracies.svg", f"{results}/report/rulegraph.svg"]
     for target, mode in study.transfers:
         if study.estimates:
-            parts.append(f"{results}/report/{target}/{mode}/influences.svg")
             parts += expand(
-                f"{results}/influences/{target}/{mode}/{{estimator}}{{part}}.parquet",
+                f"{results}/report/{target}/{mode}/{{figure}}.svg",
+                figure=["influences", "reliability"],
+            )
+            parts += expand(
+                f"{results}/influences/{target}/{mode}/{{estimator}}.parquet",
                 estimator=study.influence.estimators,
-                part=["", ".reliability"],
             )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")

@@ -109,6 +109,47 @@ rule plot_influences:
         " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 
 
+rule plot_reliability:
+    input:
+        tables=expand(
+            f"{results}/influences/{{{{target}}}}/{{{{mode}}}}/{{estimator}}.reliability.parquet",
+            estimator=study.influence.estimators,
+        ),
+    output:
+        svg=report(
+            f"{results}/report/{{target}}/{{mode}}/reliability.svg",
+            caption="captions/reliability.rst",
+            category="Influences",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "reliability"},
+        ),
+        png=f"{results}/report/{{target}}/{{mode}}/reliability.png",
+        csv=report(
+            f"{results}/report/{{target}}/{{mode}}/reliability.csv",
+            caption="captions/reliability_table.rst",
+            category="Influences",
+            labels={"target": "{target}", "mode": "{mode}", "kind": "reliability, table"},
+        ),
+    log:
+        f"{results}/logs/plot_reliability/{{target}}/{{mode}}.log",
+    benchmark:
+        f"{results}/benchmarks/plot_reliability/{{target}}/{{mode}}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        shown=f"--estimators {' '.join(study.influence.estimators)}",
+        code=code("plot_reliability.py"),
+    message:
+        "Draw the reliability on {wildcards.target}, {wildcards.mode}"
+    shell:
+        "plot_reliability.py --tables {input.tables:q} {params.shown}"
+        " --title '{wildcards.target}, {wildcards.mode}'"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
+
+
 rule plot_counterfactuals:
     input:
         counterfactuals=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",

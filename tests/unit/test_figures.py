@@ -222,6 +222,72 @@ def test_a_table_of_very_many_units_has_the_ends_of_the_ranking(tmp_path):
     assert "which source examples help" in figure.get_suptitle()
 
 
+# Reliability
+
+
+def write_reliability(folder: Path, name: str, halves: dict[int, float], needed: float) -> Path:
+    """Planted split halves of so many models each."""
+    rows = [("split_half", models, None, value, 0.0, 1.0) for models, value in halves.items()]
+    rows += [
+        ("reliability", 2 * models, None, 2 * value / (1 + value), None, None)
+        for models, value in halves.items()
+    ]
+    rows.append(("models_needed", 2 * max(halves, default=4), None, needed, None, None))
+    rows.append(("linear_datamodeling_score", 12, None, 0.5, 0.4, 0.6))
+    rows.append(("linear_datamodeling_score", 12, 3, 0.25, 0.1, 0.3))  # of one example
+    columns = ("statistic", "models", "example", "value", "low", "high")
+    types = (pa.string(), pa.int64(), pa.int64(), pa.float64(), pa.float64(), pa.float64())
+    values = zip(columns, zip(*rows, strict=True), types, strict=True)
+    return write(folder / f"{name}.parquet", {c: pa.array(v, t) for c, v, t in values})
+
+
+def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
+    tables = [
+        write_reliability(tmp_path, "difference_in_means", {32: 0.5, 16: 0.3}, 288.0),
+        write_reliability(tmp_path, "ridge", {32: 0.95}, 40.0),
+        write_reliability(tmp_path, "lasso", {}, np.nan),
+    ]
+    names = ["difference_in_means", "ridge", "lasso"]
+    figure = figures.reliability_curves(tables, names, "digits, fixed")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        "difference in means: about 288 models",
+        "ridge: about 40 models",
+        "lasso: unknown",
+    ]
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    known = lines["difference in means: about 288 models"]
+    assert known.get_xdata().tolist() == [32, 64]
+    assert known.get_ydata() == pytest.approx([0.6 / 1.3, 1 / 1.5])
+    dashed = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([64, 288])
+    assert dashed[0].get_ydata()[[0, -1]] == pytest.approx([1 / 1.5, 0.9])
+
+
+def test_the_table_of_reliability_is_of_the_whole_target(tmp_path):
+    path = write_reliability(tmp_path, "ridge", {32: 0.5}, 288.0)
+    found = figures.reliability_table([path], ["ridge"])
+    assert found.columns.tolist() == ["estimator", "statistic", "models", "value", "low", "high"]
+    assert found["estimator"].tolist() == ["ridge"] * 4
+    assert found["value"].tolist() == pytest.approx([0.5, 1 / 1.5, 288, 0.5])
+
+
+def test_plot_reliability_writes_figure_and_csv(tmp_path):
+    path = write_reliability(tmp_path, "ridge", {32: 0.5, 16: 0.4}, 288.0)
+    arguments = ["--tables", path, "--estimators", "ridge", "--title", "digits, fixed"]
+    done = run("plot_reliability.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
+    assert done.returncode == 0, done.stderr
+    assert "<svg" in (tmp_path / "report" / "figure.svg").read_text()
+    assert pd.read_csv(tmp_path / "report" / "figure.csv")["models"].tolist() == [
+        32,
+        16,
+        64,
+        32,
+        64,
+        12,
+    ]
+
+
 # Counterfactuals
 
 

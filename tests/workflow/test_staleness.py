@@ -70,7 +70,14 @@ def influence_and_after(*pairs: str) -> set[str]:
 
 
 def reliability(*pairs: str) -> set[str]:
-    return {f"Measure the reliability on {pair}, by difference_in_means" for pair in pairs}
+    return {
+        job
+        for pair in pairs
+        for job in (
+            f"Measure the reliability on {pair}, by difference_in_means",
+            f"Draw the reliability on {pair}",
+        )
+    }
 
 
 def ranking_and_after(*pairs: str) -> set[str]:
@@ -98,6 +105,7 @@ FIGURES = {
     "Draw the accuracies of all models",
     *(f"Draw some images of {name}" for name in DATASETS),
     *(f"Draw the influences on {pair}" for pair in PAIRS),
+    *(f"Draw the reliability on {pair}" for pair in PAIRS),
     *(f"Draw the counterfactuals of {pair}" for pair in PAIRS),
 }
 CHANGED_CODE = {

@@ -18,6 +18,7 @@ RULES = {
     "measure_reliability": "reliability",
     "plot_accuracies": "figure of accuracies",
     "plot_influences": "figure",
+    "plot_reliability": "figure of reliability",
     "counterfactual_source": "retrained source models",
     "counterfactual_transfer": "their transfers",
     "summarize_counterfactual": "counterfactuals",
@@ -112,6 +113,7 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
             ),
             _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
             _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
+            _group("plot_reliability", [here], "report/{}/reliability.svg", transfer=at),
         ]
     if study.counterfactuals:
         names = [f"{here}/{removal.name}" for removal in study.removals(target, mode)]
