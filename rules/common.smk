@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -29,7 +30,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.operation.presence import at_work
 from transfer_influence.operation.slurm import name_prefix
 from transfer_influence.provenance import code_digest
-from transfer_influence.subsets import listed_mask, open_masks
+from transfer_influence.subsets import listed_mask, masks_stamp, open_masks
 
 # Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
 programs = [str(checkout / "scripts"), str(Path(sys.executable).parent)]
@@ -97,7 +98,7 @@ def check_source(study):
         return  # not there, or to be converted again: conversion checks
     try:
         check_units(source.dataset, source.subset.unit, units, study.least_units)
-        if source.subset.listed:
+        if source.subset.listed and workflow.is_main_process:
             listed_mask(source.subset, unit_names(folder, source.subset.unit))
         if source.masks:
             open_masks(source.masks, study.models, units)
@@ -107,21 +108,29 @@ def check_source(study):
 
 
 def check_bank(study):
-    """Check that masks and checkpoints of the models that are still to be read are there."""
+    """Check that masks and checkpoints of all models are there."""
     source = study.source
     open_masks(source.masks, study.models)
-    read = [
-        model
-        for shard in study.shards
-        if (study.results / study.study / "sources" / f"{shard}.parquet").exists()
-        for model in shard_models(shard)
-    ]
-    for model in sorted(set(range(study.models)) - set(read)):
-        if not source.checkpoint(model).exists():
+    for model in range(study.models):
+        if not source.checkpoint(model).is_file():
             raise UserError(
                 f"source.checkpoints: no file {source.checkpoint(model)} for model {model} of "
                 f"{study.models}; correct the path, or lower `models`."
             )
+
+
+def bank_models(shard):
+    """Return the models of a shard that a bank has, where the last shard may be a shorter one."""
+    return [model for model in shard_models(shard) if model < study.models]
+
+
+def bank_stamp(shard):
+    """Return what tells that checkpoints or masks of a shard have changed."""
+    models = bank_models(shard)
+    files = [study.source.checkpoint(model).stat() for model in models]
+    stamps = [f"{file.st_size}:{file.st_mtime_ns}" for file in files]
+    digest = hashlib.sha256(" ".join(stamps).encode()).hexdigest()[:16]
+    return f"files:{digest} masks:{masks_stamp(study.source.masks, models)}"
 
 
 study = checked_study()

@@ -25,7 +25,8 @@ if study.source.checkpoints:
             data=lambda wildcards, input: str(Path(input.sidecar).parent),
             settings=import_stage(study).model_dump_json(),
             # Only the last shard changes when there are more.
-            models=lambda wildcards: min(study.models, shard_models(wildcards.shard)[-1] + 1),
+            models=lambda wildcards: bank_models(wildcards.shard)[-1] + 1,
+            bank=lambda wildcards: bank_stamp(wildcards.shard),
             code=code("import_sources.py"),
         message:
             "Read source models {wildcards.shard} from checkpoints"

@@ -10,6 +10,7 @@ from transfer_influence.config.stages import ImportStage
 from transfer_influence.config.study import shard_models
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
+from transfer_influence.models.checkpoints import digest_checkpoints
 from transfer_influence.outcomes.shards import import_sources
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -24,7 +25,12 @@ def main() -> None:
         numbers = [model for model in arguments.shard if model < arguments.models]
         models = imported_models(stage.masks, numbers, data.units(stage.unit))
         masks = hashlib.sha256(b"".join(pack(source.mask) for source in models)).hexdigest()[:16]
-        inputs = {"data": data.digest, "masks": masks}
+        files = [Path(stage.checkpoints.format(model=number)) for number in numbers]
+        inputs = {
+            "data": data.digest,
+            "masks": masks,
+            "checkpoints": digest_checkpoints(files),
+        }
         import_sources(
             models=models,
             stage=stage,

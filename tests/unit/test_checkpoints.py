@@ -40,6 +40,23 @@ def test_a_state_dict_is_found_in_a_training_checkpoint_and_renamed(state, tmp_p
     assert equal(found, state)
 
 
+def test_parameters_may_be_left_out(state, tmp_path):
+    surplus = {"normalizer.mean": torch.zeros(3), **state}
+    torch.save(surplus, tmp_path / "0.pt")
+    assert equal(read_checkpoint(tmp_path / "0.pt", None, {"normalizer.": None}), state)
+    with pytest.raises(UserError, match=r"0.pt: holds 'normalizer.mean', .* by `null` in"):
+        load_checkpoint(build_model(SMALL, CLASSES, seed=0), surplus, tmp_path / "0.pt")
+
+
+def test_two_parameters_of_one_name_are_refused(state, tmp_path):
+    torch.save(
+        {**{f"ema.{name}": value for name, value in state.items()}, **state}, tmp_path / "0.pt"
+    )
+    with pytest.raises(UserError, match=r"0.pt: source.key_map gives two parameters, .*'stem.0.we"):
+        read_checkpoint(tmp_path / "0.pt", None, {"ema.": ""})
+    assert equal(read_checkpoint(tmp_path / "0.pt", None, {"ema.": None}), state)
+
+
 def test_a_loaded_model_computes_what_its_checkpoint_computed(state, tmp_path):
     torch.save(state, tmp_path / "0.pt")
     model = build_model(SMALL, CLASSES, seed=0)

@@ -201,7 +201,7 @@ def study(path: str = "seed", value: Any = 0) -> Study:
         ),
         (
             "source/subset",
-            {"count": 5, "sampling": "complement_pairs"},
+            {"fraction": 0.4, "sampling": "complement_pairs"},
             "source.subset: complement_pairs are halves; set `fraction` to 0.5.",
         ),
         (

@@ -6,6 +6,7 @@ from transfer_influence.config.recipe import Architecture
 from transfer_influence.errors import UserError
 from transfer_influence.models.building import (
     build_model,
+    check_architecture,
     freeze_for,
     head_name,
     load_backbone,
@@ -74,6 +75,11 @@ def test_the_head_is_the_layer_that_gives_the_logits(name, head):
         model = build_model(Architecture(name=name), 7, 0)
     assert head_name(model) == head
     assert model.get_submodule(head).out_features == 7
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "vit_b_16", "small_resnet"])
+def test_a_network_can_be_checked_without_its_numbers(name):
+    check_architecture(Architecture(name=name), {224})
 
 
 @pytest.mark.parametrize("name", ["resnet19", "deeplabv3_resnet50", "SmallResNet", ""])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,9 @@ def train_shard(
     return weights, table
 
 
-def import_shard(bank: Path, data: Path, folder: Path, models: list[int]) -> tuple[Path, Path]:
+def import_shard(
+    bank: Path, data: Path, folder: Path, models: list[int], options: JobOptions | None = None
+) -> tuple[Path, Path]:
     stage = ImportStage(
         unit="class",
         checkpoints=f"{bank}/{{model}}.pt",
@@ -147,7 +150,7 @@ def import_shard(bank: Path, data: Path, folder: Path, models: list[int]) -> tup
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     import_sources(
         imported_models(stage.masks, models, CLASSES),
-        *(stage, data, weights, table, Origin({}, {}, "aa"), ALONE),
+        *(stage, data, weights, table, Origin({}, {}, "aa"), options or ALONE),
     )
     return weights, table
 
@@ -226,6 +229,9 @@ def test_a_checkpoint_that_is_not_finite_is_named(bank, planted, tmp_path):
     with pytest.raises(UserError, match=r"source model 2: the loss .* is nan; replace its check"):
         import_shard(bank, planted, tmp_path, [0, 1, 2, 3])
     assert not (tmp_path / "shard.parquet").exists()
+    without = dataclasses.replace(ALONE, failed_models="exclude")
+    _, table = import_shard(bank, planted, tmp_path, [0, 1, 2, 3], without)
+    assert columns(table)["failed"].to_pylist() == [False, False, True, False]
 
 
 def test_a_model_does_not_depend_on_the_shard_it_is_trained_in(shard, planted, tmp_path):

@@ -16,6 +16,7 @@ from transfer_influence.subsets import (
     draw_mask,
     imported_models,
     listed_mask,
+    masks_stamp,
     open_masks,
     own_test_examples,
     pack,
@@ -255,6 +256,7 @@ def test_existing_models_have_the_masks_of_their_rows(kind, tmp_path):
         (MASKS[0], "masks.npy: not a table of numbers"),
         (MASKS.astype(str), "masks.npy: not a table of numbers"),
         (MASKS * 0.5, "masks.npy: row 0 has entries other than 0 and 1"),
+        (MASKS * [[1], [0], [1]], "masks.npy: row 1 keeps 0 units, but a model needs at least 2"),
     ],
 )
 def test_wrong_masks_are_refused(masks, sentence, tmp_path):
@@ -262,6 +264,44 @@ def test_wrong_masks_are_refused(masks, sentence, tmp_path):
         np.save(tmp_path / "masks.npy", masks)
     with pytest.raises(UserError, match=sentence):
         imported_models(tmp_path / "masks.npy", [0, 1, 2], 3)
+
+
+def test_masks_may_be_packed(tmp_path):
+    masks = np.random.default_rng(0).random((3, 21)) < 0.5
+    np.save(tmp_path / "masks.npy", np.packbits(masks, axis=1, bitorder="little"))
+    found = imported_models(tmp_path / "masks.npy", [0, 2], 21)
+    assert [model.mask.tolist() for model in found] == masks[[0, 2]].tolist()
+    with pytest.raises(UserError, match="masks of 3 units, but the source data set has 25"):
+        imported_models(tmp_path / "masks.npy", [0, 2], 25)
+
+
+def test_a_stamp_of_masks_changes_with_the_masks_of_its_models_only(tmp_path):
+    masks = np.random.default_rng(0).random((4, 9)) < 0.5
+    np.save(tmp_path / "masks.npy", masks)
+    before = masks_stamp(tmp_path / "masks.npy", [1, 2])
+    masks[[0, 3]] ^= True
+    np.save(tmp_path / "masks.npy", masks)
+    assert masks_stamp(tmp_path / "masks.npy", [1, 2]) == before
+    masks[2, 8] ^= True
+    np.save(tmp_path / "masks.npy", masks)
+    assert masks_stamp(tmp_path / "masks.npy", [1, 2]) != before
+
+
+def test_pairs_may_be_given_by_their_number_of_units():
+    pairs = Subset(count=10, sampling="complement_pairs")
+    assert (draw_mask(0, 0, 20, pairs) != draw_mask(0, 1, 20, pairs)).all()
+    assert draw_mask(0, 0, 21, pairs).sum() == 10
+    for units in (19, 22):
+        with pytest.raises(
+            UserError, match=f"complement_pairs are halves, but 10 of {units} units"
+        ):
+            draw_mask(0, 0, units, pairs)
+
+
+def test_no_name_is_suggested_where_there_are_very_many(tmp_path):
+    (tmp_path / "list.txt").write_text("dgo\n")
+    with pytest.raises(UserError, match="a number from 0 to 10000; correct it"):
+        read_units(tmp_path / "list.txt", ["dog", *map(str, range(10_000))])
 
 
 def test_masks_in_another_format_are_refused(tmp_path):

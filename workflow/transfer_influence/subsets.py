@@ -6,6 +6,7 @@ unit, lowest bit first.
 
 import csv
 import difflib
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 
 LEAST_KEPT = 2  # units that a model needs to learn anything
+MOST_COMPARED = 10_000  # names to look for one that was meant; a second's work
+STAMPED = 2**16  # bytes of a mask
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,19 @@ def draw_mask(study_seed: int, model: int, units: int, subset: Subset) -> np.nda
     Of a pair of complements, the even model is drawn and the odd one sees the rest.
 
     Raises:
-        UserError: the subset leaves nothing to compare, as it holds none or all of the units.
+        UserError: the subset leaves nothing to compare, as it holds none or all of the units; or
+            complements would not be halves.
     """
     size = subset.size(units)
     if not 1 <= size < units:
         raise UserError(
             f"source.subset: {size} of {units} units; choose a subset with at least 1 unit and "
             f"fewer than {units}."
+        )
+    if subset.sampling == "complement_pairs" and size != units // 2:
+        raise UserError(
+            f"source.subset: complement_pairs are halves, but {size} of {units} units is none; "
+            f"set `fraction` to 0.5."
         )
     second = subset.sampling == "complement_pairs" and model % 2 == 1
     seed = study_seed if subset.seed is None else subset.seed
@@ -92,6 +101,8 @@ def listed_mask(subset: Subset, names: Sequence[str]) -> np.ndarray:
 def open_masks(path: Path, models: int, units: int | None = None) -> np.ndarray:
     """Open the masks of existing models: (models, units), on disk until rows are read.
 
+    Eight units a byte, lowest bit first, where the file has them packed.
+
     Args:
         path: `.npy` file.
         models: how many models it must have rows for.
@@ -117,7 +128,7 @@ def open_masks(path: Path, models: int, units: int | None = None) -> np.ndarray:
         raise UserError(
             f"{path}: masks of {rows} models, but {models} are asked for; lower `models`."
         )
-    if units is not None and width != units:
+    if units is not None and width != units and not is_packed(masks, units):
         raise UserError(
             f"{path}: masks of {width} units, but the source data set has {units}; correct "
             f"source.masks, source.dataset or source.subset.unit."
@@ -125,19 +136,42 @@ def open_masks(path: Path, models: int, units: int | None = None) -> np.ndarray:
     return masks
 
 
+def is_packed(masks: np.ndarray, units: int) -> bool:
+    """Tell whether masks from a file have eight of so many units a byte."""
+    return masks.dtype == np.uint8 and masks.shape[1] == -(-units // 8) != units
+
+
+def masks_stamp(path: Path, models: Sequence[int]) -> str:
+    """Digest the masks of existing models, as far as their first 65,536 bytes tell.
+
+    Raises:
+        UserError: see `open_masks`.
+    """
+    rows = open_masks(path, max(models) + 1)[models[0] : models[-1] + 1, :STAMPED]
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+
+
 def imported_models(path: Path, models: Sequence[int], units: int) -> list[SourceModel]:
     """Return existing source models by their numbers, with their masks of `units` units.
 
     Raises:
-        UserError: see `open_masks`; or a mask has other entries than 0 and 1.
+        UserError: see `open_masks`; or a mask has other entries than 0 and 1, or keeps fewer than
+            two units.
     """
     masks = open_masks(path, max(models) + 1, units)
+    packed = is_packed(masks, units)
     found = []
     for model in models:
-        row = np.asarray(masks[model])
+        row = unpack([masks[model].tobytes()], units)[0] if packed else np.asarray(masks[model])
         if not ((row == 0) | (row == 1)).all():
             raise UserError(f"{path}: row {model} has entries other than 0 and 1; correct it.")
-        found.append(SourceModel(model, row.astype(bool), None))
+        mask = row.astype(bool)
+        if mask.sum() < LEAST_KEPT:
+            raise UserError(
+                f"{path}: row {model} keeps {mask.sum()} units, but a model needs at least "
+                f"{LEAST_KEPT}; correct it."
+            )
+        found.append(SourceModel(model, mask, None))
     return found
 
 
@@ -164,7 +198,7 @@ def read_units(path: Path, names: Sequence[str]) -> np.ndarray:
         index = {str(number): number for number in range(len(names))}
     wrong = next((entry for entry in entries if entry not in index), None)
     if wrong is not None:
-        near = difflib.get_close_matches(wrong, names, n=1)
+        near = difflib.get_close_matches(wrong, names, n=1) if len(names) <= MOST_COMPARED else []
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         raise UserError(
             f"{path}: {wrong!r} is neither the name of one of the {len(names)} units nor a number "

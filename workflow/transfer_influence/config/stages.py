@@ -38,7 +38,7 @@ class ImportStage(Settings):
     checkpoints: str
     masks: Path
     state_key: str | None
-    key_map: dict[str, str]
+    key_map: dict[str, str | None]
     architecture: Architecture
     recipe: Recipe
 

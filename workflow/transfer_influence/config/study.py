@@ -113,7 +113,7 @@ class Subset(Settings):
             raise ValueError(
                 f"`{sizes[0]}` draws nothing, so `sampling` and `seed` mean nothing; remove them"
             )
-        if self.sampling == "complement_pairs" and (self.count or self.fraction not in (None, 0.5)):
+        if self.sampling == "complement_pairs" and self.fraction not in (None, 0.5):
             raise ValueError("complement_pairs are halves; set `fraction` to 0.5")
         return self
 
@@ -162,7 +162,8 @@ class Source(Settings):
     masks: Path | None = Field(
         None,
         description="For `checkpoints`: `.npy` file with a row a model and a column a unit, 1 "
-        "where the model was trained with it.",
+        "where the model was trained with it; or the same with eight units a byte, by "
+        '`numpy.packbits(masks, axis=1, bitorder="little")`.',
         examples=["bank/masks.npy"],
     )
     state_key: str | None = Field(
@@ -171,11 +172,11 @@ class Source(Settings):
         "file holds more.",
         examples=["state_dict"],
     )
-    key_map: dict[str, str] = Field(
+    key_map: dict[str, str | None] = Field(
         {},
         description="For `checkpoints`: beginnings of parameter names, and what to put in their "
-        "place; the first that fits counts.",
-        examples=[{"module.": ""}],
+        "place, `null` to leave such parameters out; the first that fits counts.",
+        examples=[{"module.": "", "normalizer.": None}],
     )
 
     @model_validator(mode="after")

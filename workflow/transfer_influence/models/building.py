@@ -44,16 +44,23 @@ def check_architecture(architecture: Architecture, resolutions: set[int]) -> Non
     Raises:
         UserError: see `build_model`; or the network cannot take images of a resolution.
     """
-    with torch.device("meta"):
-        model = build_model(architecture, classes=2, seed=0).eval()
-        for resolution in resolutions:
-            try:
-                model(torch.empty(2, 3, resolution, resolution))
-            except Exception as error:
-                raise UserError(
-                    f"recipe.resolution: {architecture.name} cannot take images of {resolution} "
-                    f"pixels ({' '.join(str(error).split())}); choose another resolution."
-                ) from None
+    model = _without_numbers(architecture).eval()
+    for resolution in resolutions:
+        try:
+            model(torch.empty(2, 3, resolution, resolution, device="meta"))
+        except Exception as error:
+            raise UserError(
+                f"recipe.resolution: {architecture.name} cannot take images of {resolution} "
+                f"pixels ({' '.join(str(error).split())}); choose another resolution."
+            ) from None
+
+
+def _without_numbers(architecture: Architecture) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build_model(architecture, classes=2, seed=0)
+    except NotImplementedError:  # RegNets compute their widths with tensors
+        return build_model(architecture, classes=2, seed=0).to("meta")
 
 
 def class_count(model: nn.Module) -> int:

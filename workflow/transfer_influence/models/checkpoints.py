@@ -1,5 +1,6 @@
 """Source models that exist already, as files of weights. Nothing is unpickled."""
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from torch import nn
 
 from transfer_influence.errors import UserError
 from transfer_influence.models.building import head_name
+from transfer_influence.provenance import file_digest
 
 
 def read_checkpoint(
-    path: Path, state_key: str | None, key_map: dict[str, str]
+    path: Path, state_key: str | None, key_map: dict[str, str | None]
 ) -> dict[str, torch.Tensor]:
     """Read the state dict of one model.
 
     Args:
         path: written by `torch.save`, or `.safetensors`.
         state_key: entry of the file that holds the state dict; None if the file is one.
-        key_map: beginnings of names and what to put in their place; the first that fits counts.
+        key_map: beginnings of names and what to put in their place, None to leave such a
+            parameter out; the first that fits counts.
 
     Raises:
-        UserError: the file is missing, unreadable, holds more than plain data, or no state dict.
+        UserError: the file is missing, unreadable, holds more than plain data, or no state dict; or
+            two of its names become one.
     """
     content = _read(path)
     if state_key is not None:
@@ -35,7 +39,18 @@ def read_checkpoint(
     )
     if not tensors or not content:
         raise UserError(f"{path}: not a state dict by itself; {_entries(content)}")
-    return {_renamed(name, key_map): value for name, value in content.items()}
+    state: dict[str, torch.Tensor] = {}
+    for name, value in content.items():
+        renamed = _renamed(name, key_map)
+        if renamed is None:
+            continue
+        if renamed in state:
+            raise UserError(
+                f"{path}: source.key_map gives two parameters, one of them {name!r}, the name "
+                f"{renamed!r}; leave one out by `null`."
+            )
+        state[renamed] = value
+    return state
 
 
 def load_checkpoint(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -68,9 +83,25 @@ def load_checkpoint(model: nn.Module, state: dict[str, torch.Tensor], path: Path
     if surplus is not None:
         raise UserError(
             f"{path}: holds {surplus!r}, which the network does not have; correct "
-            f"source.architecture."
+            f"source.architecture, or leave it out by `null` in source.key_map."
         )
     model.load_state_dict(state)
+
+
+def digest_checkpoints(paths: list[Path]) -> str:
+    """Digest the bytes of checkpoints.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise _missing(path)
+    return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()[:16]
+
+
+def _missing(path: Path) -> UserError:
+    return UserError(f"{path}: no such checkpoint; correct source.checkpoints, or lower `models`.")
 
 
 def _read(path: Path) -> Any:
@@ -79,9 +110,7 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such checkpoint; correct source.checkpoints, or lower `models`."
-        ) from None
+        raise _missing(path) from None
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: holds more than tensors and plain data, or is damaged, so it is not opened; "
@@ -104,8 +133,8 @@ def _some(state: dict[str, torch.Tensor], expected: dict[str, torch.Size]) -> st
     return ", ".join(map(repr, unknown[:3]))
 
 
-def _renamed(name: str, key_map: dict[str, str]) -> str:
+def _renamed(name: str, key_map: dict[str, str | None]) -> str | None:
     for beginning, replacement in key_map.items():
         if name.startswith(beginning):
-            return replacement + name.removeprefix(beginning)
+            return None if replacement is None else replacement + name.removeprefix(beginning)
     return name

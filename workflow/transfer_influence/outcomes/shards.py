@@ -163,7 +163,7 @@ def import_sources(
 
     Raises:
         UserError: see `read_checkpoint` and `load_checkpoint`; or the loss of a model is not
-            finite.
+            finite, and `options` say to stop.
     """
     started = time.monotonic()
     shard = PartialShard([weights, table], origin.digest)
@@ -180,10 +180,17 @@ def import_sources(
             load_checkpoint(model, state, path)
             model = place(model, device)
             source, recipe = by_number[number], stage.recipe
-            shard.save(
-                number,
-                *evaluated(source, stage.unit, model, test_loader, normalize, recipe, device),
-            )
+            try:
+                result = evaluated(
+                    source, stage.unit, model, test_loader, normalize, recipe, device
+                )
+            except NotFiniteError as failure:
+                if options.failed_models == "stop":
+                    raise
+                log.error("%s The study goes on without it.", failure)
+                shard.save(number, identity(source, failed=True))
+            else:
+                shard.save(number, *result)
         finish_sources(list(by_number), shard, origin, device, started)
 
 
