@@ -195,14 +195,24 @@ def test_a_cut_file_is_refused(tmp_path: Path, keep: int) -> None:
         decode_all(tmp_path / "a.beton")
 
 
-def test_a_damaged_jpeg_is_refused(tmp_path: Path) -> None:
-    write_beton(tmp_path / "a.beton", as_images(smooth_images(3, 8, 8)), Storage(mode="jpg"))
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_damaged_jpeg_is_refused(
+    tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_beton(tmp_path / "a.beton", as_images(smooth_images(3, 20, 20)), Storage(mode="jpg"))
     start = int(beton.Reader(str(tmp_path / "a.beton")).metadata["f0"]["data_ptr"][1])
     with (tmp_path / "a.beton").open("r+b") as file:
         file.seek(start)
         file.write(bytes(20))
     with pytest.raises(UserError, match="image 1 is damaged"):
         decode_all(tmp_path / "a.beton")
+    monkeypatch.setattr(beton.Compiler, "is_enabled", compiled)
+    stream = BetonStream(tmp_path / "a.beton", CPU, workers=1)
+    assert len(read(stream, [2, 0], 2)) == 2
+    boxes, batches = np.tile([0, 0, 16, 16], (3, 1)), []
+    with pytest.raises(UserError, match=r"a\.beton: image 1 is damaged"):
+        batches.extend(stream.epoch(np.array([2, 0, 1]), boxes, 2, 16))
+    assert len(read(stream, [2, 0], 2)) == 2  # and the stream still works
 
 
 def test_ffcv_changes_nothing_in_the_process_and_ends_quietly(

@@ -344,7 +344,7 @@ def decode_all(path: Path, workers: int = 1) -> np.ndarray:
         stored = file[rows["data_ptr"][index] : ends[index]]
         if rows["mode"][index] == IMAGE_MODES["jpg"]:
             if imdecode(stored, images[index], height, width, height, width) != 0:
-                raise UserError(f"{path}: image {index} is damaged; convert the data set again.")
+                raise _damaged(path, index)
         else:
             images[index] = stored.reshape(height, width, 3)
 
@@ -352,6 +352,10 @@ def decode_all(path: Path, workers: int = 1) -> np.ndarray:
         for _ in pool.map(decode, range(len(rows))):  # asking for the results raises their errors
             pass
     return images
+
+
+def _damaged(path: Path, index: int) -> UserError:
+    return UserError(f"{path}: image {index} is damaged; convert the data set again.")
 
 
 def _open(path: Path) -> Reader:
@@ -396,6 +400,7 @@ class BetonStream:
 
     def __init__(self, path: Path, device: torch.device, workers: int) -> None:
         _open(path)
+        self._path = path
         self._decoder = _BoxDecoder()
         pipeline = [self._decoder, ToTensor()]
         if device.type == "cuda":
@@ -427,24 +432,35 @@ class BetonStream:
             uint8 (B, R, R, 3) on the device; yours to keep.
 
         Raises:
+            UserError: an image is damaged.
             Exception: whatever the pipeline raised.
         """
         if len(examples) == 0:  # FFCV would crash
             return
         self._loader.batch_size = batch_size
         self._decoder.resolution = resolution
-        self._loader.reader.metadata = _with_boxes(self._metadata, examples, boxes)
+        table = _with_boxes(self._metadata, examples, boxes)
+        self._loader.reader.metadata = table
         # The consumer may be in inference mode; the thread is not, and could not write into buffers
         # made there.
         with torch.inference_mode(False):
             epoch = _Epoch(self._loader, examples)
         try:
+            start = 0
             for (images,) in epoch:
+                self._check_whole(table, examples[start : start + len(images)])
+                start += len(images)
                 yield images.clone()  # FFCV reuses its buffers
             if epoch.error is not None:
                 raise epoch.error
         finally:
             epoch.stop()
+
+    def _check_whole(self, table: np.ndarray, examples: np.ndarray) -> None:
+        """Check what the decoder noted of images: compiled code cannot raise errors of its own."""
+        damaged = examples[table["f0"]["damaged"][examples] != 0]
+        if len(damaged):
+            raise _damaged(self._path, damaged[0])
 
 
 class _Epoch(EpochIterator):
@@ -495,11 +511,14 @@ _BOX = (("top", "<i8"), ("left", "<i8"), ("bottom", "<i8"), ("right", "<i8"))
 def _with_boxes(metadata: np.ndarray, examples: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return a copy of FFCV's table of images with the box of each as further columns.
 
+    One more column, `damaged`, is for the decoder to fill: not 0 where it has failed.
+
     FFCV hands the table to compiled code at run time, so it is the way to tell the decoder new
     boxes every epoch without compiling again. A copy for each epoch: its thread may still read it.
     """
     columns = RGBImageField().metadata_type.fields
-    row = np.dtype([*((name, column[0]) for name, column in columns.items()), *_BOX])
+    own = [(name, column[0]) for name, column in columns.items()]
+    row = np.dtype([*own, *_BOX, ("damaged", "<i8")])
     table = np.zeros(len(metadata), [("f0", row)])
     for name in columns:
         table["f0"][name] = metadata["f0"][name]
@@ -539,7 +558,9 @@ class _BoxDecoder(SimpleRGBImageDecoder):
             pixels = read(row["data_ptr"], file)
             if row["mode"] == jpg:
                 decoded = np.zeros(height * width * 3, np.uint8)
-                decode_jpeg(pixels, decoded, height, width, height, width, 0, 0, 1, 1, False, False)
+                row["damaged"] = decode_jpeg(
+                    *(pixels, decoded, height, width, height, width, 0, 0, 1, 1, False, False)
+                )
                 pixels = decoded
             image = pixels.reshape(height, width, 3)
             top, bottom = int(row["top"]), int(row["bottom"])
