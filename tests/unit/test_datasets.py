@@ -57,6 +57,23 @@ def test_folders_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert everything.image(3).getpixel((0, 0)) == (0, 2, 99)
 
 
+def test_files_that_are_passed_over_are_counted_by_suffix(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(make_folders(tmp_path / "images", {"a": 2, "b": 2}))
+    values = {"kind": "folder", "train": str(root), "split": {"test_per_class": 1}}
+    opened(tmp_path, **values)
+    assert caplog.messages == []
+    for name in ("a/1.gif", "a/2.avif", "b/3.GIF", "b/README", "b/.DS_Store"):
+        (root / name).write_text("not read")
+    found = opened(tmp_path, **values)
+    assert len(found.train) + len(found.test) == 4
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(
+        f"{root}: files passed over for their suffixes: 2 .gif, 1 .avif, 1 without any"
+    )
+
+
 def test_folder_mistakes(tmp_path: Path) -> None:
     train = make_folders(tmp_path / "train", {"a": 2, "b": 2})
     other = make_folders(tmp_path / "other", {"a": 2, "c": 2})

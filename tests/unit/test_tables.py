@@ -104,13 +104,28 @@ def test_a_column_names_the_parts(folder: Path) -> None:
     refused(folder, "test part: a part of the data set holds no", **values, test_parts=["x"])
 
 
-def test_lists_name_the_parts(folder: Path) -> None:
+def test_rows_in_neither_part_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = ["train ", "train", "train", " train", "test", "test", "test\t", "test"]
+    values = table(folder, label=[0, 1] * 4, which=parts) | {"part_column": "which"}
+    found = opened(folder, **values)
+    assert (numbers(found.train), numbers(found.test)) == ([0, 1, 2, 3], [4, 5, 6, 7])
+    assert caplog.messages == []
+    parts[2:4] = ["Train", "val"]
+    table(folder, label=[0, 1] * 4, which=parts)
+    found = opened(folder, **values)
+    assert (numbers(found.train), numbers(found.test)) == ([0, 1], [4, 5, 6, 7])
+    (said,) = caplog.messages
+    assert said.endswith("all.csv: 2 of 8 rows are in neither part and left out, such as 'Train'")
+
+
+def test_lists_name_the_parts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "train.txt").write_text("3.png\n1.png\n\n0.png\n2.png\n")
     (folder / "test.txt").write_text("6.png\r\n7.png")
     lists = {f"{part}_list": str(folder / f"{part}.txt") for part in ("train", "test")}
     values = table(folder, label=[0, 1] * 4)
     found = opened(folder, **values, **lists)
     assert (numbers(found.train), numbers(found.test)) == ([0, 1, 2, 3], [6, 7])
+    assert "2 of 8 rows are in neither part and left out, such as '4.png'" in caplog.text
     (folder / "test.txt").write_text("3.png\n7.png\n")
     refused(folder, r"3\.png stands in both .*train\.txt and .*test\.txt", **values, **lists)
     (folder / "test.txt").write_text("8.png\n9.png\n7.png\n")
@@ -125,6 +140,14 @@ def test_one_label_of_cells_that_hold_several(folder: Path) -> None:
     seen = dict(zip(numbers(found.train), found.train.labels.tolist(), strict=True))
     seen |= dict(zip(numbers(found.test), found.test.labels.tolist(), strict=True))
     assert [seen[number] for number in range(8)] == [0, 1, 0, 1, 1, 0, 0, 0]
+    refused(
+        folder,
+        "positive: no image has the label 'Hernai'; use one of 'Hernia', 'Hernias', '.*Mass'",
+        **values,
+        delimiter="|",
+        positive="Hernai",
+        split=split,
+    )
     # Without a delimiter, the whole cell is the label.
     labels = [finding or "none" for finding in FINDINGS]
     values = table(folder, Finding_Labels=labels) | {"label_column": "Finding Labels"}

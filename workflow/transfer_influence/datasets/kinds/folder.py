@@ -1,6 +1,8 @@
 """Folders of class folders."""
 
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from transfer_influence.config.dataset import FolderDataset
 from transfer_influence.datasets.images import Images
 from transfer_influence.datasets.kinds.parts import Parts
 from transfer_influence.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Folder:
@@ -44,13 +48,16 @@ class Folder:
         )
         paths: list[Path] = []
         labels: list[int] = []
+        suffixes: Counter[str] = Counter()
         for label, name in enumerate(classes):
-            images = [
+            files = [
                 Path(place, file)
-                for place, _, files in os.walk(folder / name, followlinks=True)
-                for file in files
-                if file.lower().endswith(extensions) and not file.startswith(".")
+                for place, _, names in os.walk(folder / name, followlinks=True)
+                for file in names
+                if not file.startswith(".")
             ]
+            images = [file for file in files if file.suffix.lower() in extensions]
+            suffixes.update(file.suffix.lower() for file in files)
             if not images:
                 raise UserError(
                     f"{origin}: {folder / name} holds no images; add some ({', '.join(extensions)})"
@@ -58,6 +65,13 @@ class Folder:
                 )
             paths += sorted(images)
             labels += [label] * len(images)
+        passed_over = [pair for pair in suffixes.most_common() if pair[0] not in extensions]
+        if passed_over:
+            log.warning(
+                "%s: %s: files passed over for their suffixes: %s",
+                *(origin, folder),
+                ", ".join(f"{count} {suffix or 'without any'}" for suffix, count in passed_over),
+            )
         return classes, Images(
             np.array(labels, np.int64),
             lambda index: Image.open(paths[index]),

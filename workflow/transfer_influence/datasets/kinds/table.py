@@ -1,7 +1,9 @@
 """Tables of paths and labels."""
 
+import difflib
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ from transfer_influence.config.dataset import TableDataset
 from transfer_influence.datasets.images import Images
 from transfer_influence.datasets.kinds.parts import Parts
 from transfer_influence.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NEAREST = 20  # labels to name where the one asked for is not there
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     # As text, or pandas would take a class called "NA" for an empty cell.
@@ -44,11 +50,12 @@ def _parts(settings: TableDataset, origin: str) -> list[tuple[Path, pd.DataFrame
     if settings.part_column is not None:
         column = _column(table, settings.part_column, "part_column", settings.train, origin)
         wanted = (settings.train_parts, settings.test_parts)
-        return [(settings.train, table[column.astype(str).isin(names)]) for names in wanted]
+        return _told_apart(table, column.astype(str).str.strip(), wanted, settings.train, origin)
     if settings.train_list is not None and settings.test_list is not None:
         column = _column(table, settings.path_column, "path_column", settings.train, origin)
+        cells = column.astype(str)
         listed = [
-            _listed(path, key, set(column.astype(str)), origin)
+            _listed(path, key, set(cells), origin)
             for key, path in (
                 ("train_list", settings.train_list),
                 ("test_list", settings.test_list),
@@ -60,8 +67,26 @@ def _parts(settings: TableDataset, origin: str) -> list[tuple[Path, pd.DataFrame
                 f"{origin}: {twice[0]} stands in both {settings.train_list} and "
                 f"{settings.test_list}; remove it from one."
             )
-        return [(settings.train, table[column.astype(str).isin(names)]) for names in listed]
+        return _told_apart(table, cells, listed, settings.train, origin)
     return [(settings.train, table)]
+
+
+def _told_apart(
+    table: pd.DataFrame,
+    cells: pd.Series,
+    wanted: Sequence[Collection[str]],
+    path: Path,
+    origin: str,
+) -> list[tuple[Path, pd.DataFrame]]:
+    """Return the rows whose cell is wanted in each part, and tell of those in no part."""
+    belongs = [cells.isin(list(names)) for names in wanted]
+    left_out = cells[~(belongs[0] | belongs[1])]
+    if len(left_out):
+        log.warning(
+            "%s: %s: %d of %d rows are in neither part and left out, such as %r",
+            *(origin, path, len(left_out), len(table), left_out.iloc[0]),
+        )
+    return [(path, table[of_part]) for of_part in belongs]
 
 
 def _read(path: Path, key: str, origin: str) -> pd.DataFrame:
@@ -135,7 +160,13 @@ def _labels(
     """Return class names, and for each part int64 (N,) labels."""
     if settings.positive is not None:
         classes = [f"no {settings.positive}", settings.positive]
-        return classes, [_has_positive(cells, settings, origin) for cells in parts]
+        labels = [_has_positive(cells, settings, origin) for cells in parts]
+        if settings.label_column is not None and not any(part.any() for part in labels):
+            raise UserError(
+                f"{origin}: positive: no image has the label {settings.positive!r}; use one of "
+                f"{_nearest(settings.positive, parts, settings.delimiter)}."
+            )
+        return classes, labels
     texts = [cells.astype(str).str.strip() for cells in parts]
     everything = pd.concat(texts)
     if everything.map(lambda text: re.fullmatch(r"-?\d{1,18}(\.0)?", text) is not None).all():
@@ -161,10 +192,7 @@ def _labels(
 def _has_positive(cells: pd.Series, settings: TableDataset, origin: str) -> np.ndarray:
     """Return 1 for the images that have the positive label and 0 for the others, int64 (N,)."""
     if settings.label_column is not None:
-        held = [
-            settings.positive in [label.strip() for label in _parted(str(cell), settings.delimiter)]
-            for cell in cells
-        ]
+        held = [settings.positive in _parted(cell, settings.delimiter) for cell in cells]
         return np.array(held, np.int64)
     meanings = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
     texts = cells.astype(str).str.strip()
@@ -177,8 +205,17 @@ def _has_positive(cells: pd.Series, settings: TableDataset, origin: str) -> np.n
     return texts.map(meanings).to_numpy(np.int64)
 
 
-def _parted(cell: str, delimiter: str | None) -> list[str]:
-    return [cell] if delimiter is None else cell.split(delimiter)
+def _parted(cell: object, delimiter: str | None) -> list[str]:
+    """Return the labels in a cell."""
+    labels = [str(cell)] if delimiter is None else str(cell).split(delimiter)
+    return [label.strip() for label in labels]
+
+
+def _nearest(wanted: str, parts: list[pd.Series], delimiter: str | None) -> str:
+    """Return the labels that occur, those like the wanted one first."""
+    held = {label for cells in parts for cell in cells for label in _parted(cell, delimiter)} - {""}
+    near = difflib.get_close_matches(wanted, sorted(held), n=NEAREST, cutoff=0)
+    return ", ".join(map(repr, near)) + ", …" * (len(held) > NEAREST)
 
 
 # Images
