@@ -170,6 +170,8 @@ def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     images = failing_image(random_images(2, 4, 4), 1, lambda: deep)
     with pytest.raises(UserError, match=r"image 1: pixels of mode 'I;16' do not fit into 8 bits"):
         write_beton(tmp_path / "a.beton", images, Storage())
+    with pytest.raises(UserError, match="`unreadable: skip` leaves out damaged images only"):
+        write_beton(tmp_path / "a.beton", images, Storage(), skip_unreadable=True)
 
 
 def test_a_huge_side_is_refused(tmp_path: Path) -> None:

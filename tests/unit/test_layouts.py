@@ -7,6 +7,7 @@ its colour tells, so that what was converted can be compared with what was drawn
 import hashlib
 import json
 import pickle
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -260,7 +261,7 @@ def sun397(root: Path, _: pytest.MonkeyPatch) -> Truth:
 
 def chestxray14(root: Path, _: pytest.MonkeyPatch) -> Truth:
     draw = Numbers()
-    findings = ["No Finding", "Cardiomegaly|Emphysema", "Hernia", "Edema|Cardiomegaly"]
+    findings = ["No Finding", "Pneumothorax|Emphysema", "Hernia", "Edema|Pneumothorax"]
     rows = [
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
         "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
@@ -272,7 +273,7 @@ def chestxray14(root: Path, _: pytest.MonkeyPatch) -> Truth:
         rows.append(f"{file},{labels},0,{patient + 1},58,M,PA,2682,2749,0.143,0.143,")
         part = "test" if patient >= 8 else "train"
         lists[part].append(file)
-        name = "Cardiomegaly" if "Cardiomegaly" in labels else "no Cardiomegaly"
+        name = "Pneumothorax" if "Pneumothorax" in labels else "no Pneumothorax"
         draw(root / f"images_{patient // 5 + 1:03d}" / "images" / file, part, name)
     write_lines(root / "Data_Entry_2017.csv", rows)
     write_lines(root / "train_val_list.txt", lists["train"])
@@ -382,6 +383,41 @@ def test_a_class_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         **values,
         leave_out=["003.backpacks"],
     )
+
+
+def test_parts_that_number_their_classes_differently_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imagenet(tmp_path, monkeypatch)
+    values = settings_of("imagenet", tmp_path)
+    shutil.rmtree(tmp_path / "train" / "n02012849")
+    shutil.rmtree(tmp_path / "val" / "n03126707")
+    # Both have two classes, of which the second ones have one name.
+    said = "label 1 .*ImageNet is 'n03126707' in part 'train' but 'n02012849' in part 'val'"
+    refused(tmp_path, said, **values)
+    shutil.rmtree(tmp_path / "val" / "n02012849")
+    refused(tmp_path, "'n03126707' in part 'train' but 'no class' in part 'val'", **values)
+
+
+def test_modes_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets(tmp_path / "root", monkeypatch)
+    first = sorted((tmp_path / "root").rglob("*.jpg"))[0]
+    Image.new("L", (8, 8), 200).save(first)
+    write_settings(tmp_path, "pets", **settings_of("pets", tmp_path / "root"))
+    convert("pets", [tmp_path], tmp_path / "out")
+    assert read_sidecar(tmp_path / "out" / "dataset.json").modes == {"L": 1, "RGB": 8}
+
+
+def test_the_folder_that_caltech101_cannot_do_without_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caltech101(tmp_path, monkeypatch)
+    values = settings_of("caltech101", tmp_path)
+    background = tmp_path / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google"
+    shutil.rmtree(background)
+    refused(tmp_path, f"root: no folder {background}, which", **values)
+    background.mkdir()
+    assert opened(tmp_path, **values).classes == ["Faces", "accordion", "airplanes"]
 
 
 def test_options_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

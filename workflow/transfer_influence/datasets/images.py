@@ -77,7 +77,8 @@ class Images:
             ) from None
         raise UserError(
             f"{self.name(index)}: pixels of mode {image.mode!r} do not fit into 8 bits; convert "
-            "the image to 8-bit RGB or greyscale."
+            "the image to 8-bit RGB or greyscale (`unreadable: skip` leaves out damaged images "
+            "only, and this one is whole)."
         )
 
     def take(self, indices: np.ndarray) -> "Images":

@@ -54,7 +54,8 @@ class Sidecar(BaseModel):
             says, else that of all training pixels.
         std: standard deviation of the same; 1 for a channel that never changes.
         modes: how many images of both splits had each mode in their file, by PIL's name; all have
-            become RGB. Classes of torchvision that hand out RGB themselves hide the mode.
+            become RGB. Classes of torchvision that hand out RGB themselves, and list no paths,
+            hide the mode.
         unreadable: images of both splits left out as they are missing, damaged or cut short.
         overlap: training images whose pixels are those of a test image, as `train = test`.
         overlap_dropped: whether these were left out of the training images.

@@ -6,6 +6,7 @@ import inspect
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from transfer_influence.files import atomic
 _LABELS = ("targets", "labels", "_labels", "y")
 _PATHS = ("_image_files", "_images")
 _SAMPLES = ("samples", "_samples")  # both, in pairs
+
+# Folders below `root` that a class asks for without a word on what is missing.
+_EXPECTED = {"Caltech101": "caltech101/101_ObjectCategories/BACKGROUND_Google"}
 
 
 class TorchvisionClass:
@@ -55,6 +59,7 @@ class TorchvisionClass:
             [_open(cls, _choice(chooser, part, settings, origin), settings, origin) for part in one]
             for one in wanted
         ]
+        _check_same_classes(wanted, opened, settings, origin)
         images = [
             _joined(
                 [
@@ -102,6 +107,12 @@ def _open(cls: type, choice: dict[str, Any], settings: TorchvisionDataset, origi
     try:
         return cls(**given)
     except ValueError as error:  # an argument that the class does not know
+        expected = settings.root / _EXPECTED.get(settings.class_name, ".")
+        if settings.root.exists() and not expected.exists():
+            raise UserError(
+                f"{origin}: root: no folder {expected}, which torchvision's {settings.class_name} "
+                "expects; unpack the download again, or make an empty folder of that name."
+            ) from None
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{origin}: torchvision's {settings.class_name} cannot be opened so ({reason}); "
@@ -127,14 +138,17 @@ def _open(cls: type, choice: dict[str, Any], settings: TorchvisionDataset, origi
 def _images(data: Any, name: str, settings: TorchvisionDataset, origin: str) -> Images:
     """Return the images of one part, in the order of their paths where the class lists them.
 
-    The class may list them as the disk does, which differs from machine to machine.
+    The class may list them as the disk does, which differs from machine to machine. The files are
+    opened here, as the class may make all images RGB before anybody can count modes.
     """
     labels = _labels(data, settings, origin)
     paths = _paths(data)
     if paths is None:
         return Images(labels, lambda index: data[index][0], lambda index: f"{name} {index}")
     order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
-    return Images(labels, lambda index: data[index][0], lambda index: paths[index]).take(order)
+    return Images(labels, lambda index: Image.open(paths[index]), lambda index: paths[index]).take(
+        order
+    )
 
 
 def _labels(data: Any, settings: TorchvisionDataset, origin: str) -> np.ndarray:
@@ -197,13 +211,42 @@ def _classes(data: Any, settings: TorchvisionDataset) -> list[str]:
     """Return the class names, made different where two are the same, as ImageNet's cranes are."""
     if not _agrees(data, settings):
         return []
-    found = getattr(data, "classes", None) or getattr(data, "categories", None) or []
-    names = [str(name) if isinstance(name, str) else ", ".join(name) for name in found]
+    names = _listed_classes(data)
     marks = getattr(data, "wnids", range(len(names)))
     return [
         f"{name} ({mark})" if names.count(name) > 1 else name
         for name, mark in zip(names, marks, strict=True)
     ]
+
+
+def _listed_classes(data: Any) -> list[str]:
+    found = getattr(data, "classes", None) or getattr(data, "categories", None) or []
+    return [str(name) if isinstance(name, str) else ", ".join(name) for name in found]
+
+
+def _check_same_classes(
+    wanted: list[list[str]],
+    opened: list[list[Any]],
+    settings: TorchvisionDataset,
+    origin: str,
+) -> None:
+    """Check that a label means the same class in all parts.
+
+    Some classes, such as ImageNet, number the class folders of each part by themselves.
+    """
+    (first, classes), *others = [
+        (part, getattr(data, "wnids", None) or _listed_classes(data))
+        for names, of_part in zip(wanted, opened, strict=True)
+        for part, data in zip(names, of_part, strict=True)
+    ]
+    for part, own in others:
+        for label, (one, other) in enumerate(zip_longest(classes, own, fillvalue="no class")):
+            if one != other:
+                raise UserError(
+                    f"{origin}: label {label} of torchvision's {settings.class_name} is {one!r} in "
+                    f"part {first!r} but {other!r} in part {part!r}; give all parts the same "
+                    "classes."
+                )
 
 
 def _unpack(settings: TorchvisionDataset) -> None:
