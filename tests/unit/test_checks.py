@@ -328,7 +328,13 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
         f"  stays: no d (`root`); see {tmp_path}/stays.yaml",
         "Download each to the place named, or change that key in its file (relative paths start at "
         "the working folder).",
+        "loads is downloaded when it is converted, unless the files are there.",
     ]
+    write_settings(tmp_path, "also", kind="torchvision", class_name="MNIST", root="c")
+    with pytest.raises(UserError, match="\nloads, also are downloaded when they are converted, "):
+        check_places(["loads", "stays", "also"], here)
+    with pytest.raises(UserError, match=r"the working folder\)\.$"):
+        check_places(["stays", "packaged"], here)
 
 
 def test_empty_folders_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

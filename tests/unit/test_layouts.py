@@ -334,7 +334,7 @@ def test_a_data_set_is_read_as_downloaded(
     sidecar = read_sidecar(tmp_path / "out" / "dataset.json")
     assert sidecar.mean == values["normalisation"]["mean"]
     assert sidecar.std == values["normalisation"]["std"]
-    assert sidecar.storage == Storage(**values.get("storage", {}))
+    assert sidecar.storage == Storage(**values["storage"])
 
 
 def test_every_data_set_that_comes_along_has_its_miniature_or_is_part_of_the_demo() -> None:
@@ -350,6 +350,7 @@ def test_fractions_of_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for percent in (10, 25, 50):
         text = (DATASETS / f"cifar10_{percent}.yaml").read_text()
         values = yaml.safe_load(text.replace("data/cifar10", str(tmp_path)))
+        assert values["storage"]
         found = opened(tmp_path, **values)
         assert len(found.test) == len(truth["test"])
         assert np.bincount(found.train.labels).tolist() == [percent] * 3

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import Field, TypeAdapter
+from snakemake.utils import update_config
 
 from transfer_influence.config.dataset import DatasetFile
 from transfer_influence.config.reference import DOCUMENTED, key_table, readme, schemas
@@ -75,15 +76,18 @@ def test_a_key_that_says_too_little_is_noticed(silenced):
 
 
 @pytest.mark.parametrize(
-    ("path", "model"),
+    ("paths", "model"),
     [
-        *((CONFIG / name, Study) for name in ("demo.yaml", "paper.yaml")),
-        *((path, DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),
+        *(([CONFIG / name], Study) for name in ("demo.yaml", "paper.yaml", "paper-examples.yaml")),
+        ([CONFIG / "paper.yaml", CONFIG / "paper-more-targets.yaml"], Study),
+        *(([path], DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=lambda value: value[-1].name if isinstance(value, list) else "",
 )
-def test_files_that_come_along_fit_the_schemas(path, model):
-    values = yaml.safe_load(path.read_text())
+def test_files_that_come_along_fit_the_schemas(paths, model):
+    values = {}
+    for path in paths:  # put together as Snakemake does
+        update_config(values, yaml.safe_load(path.read_text()))
     schema = "study.schema.json" if model is Study else "dataset.schema.json"
     jsonschema.validate(values, json.loads((CONFIG / schema).read_text()))
     model.model_validate(values)

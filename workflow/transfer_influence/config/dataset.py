@@ -94,7 +94,8 @@ class DatasetSettings(Settings):
     unreadable: Literal["error", "skip"] = Field(
         "error",
         description="What to do about an image that is missing, damaged or cut short: stop with an "
-        "`error`, or `skip` it; the sidecar counts and names what was skipped.",
+        "`error`, or `skip` it; the sidecar counts and names what was skipped. A whole image of "
+        "more than 8 bits a channel stops it in any case.",
         examples=["skip"],
     )
     overlap: Literal["report", "error", "drop"] = Field(
@@ -454,7 +455,8 @@ def describe_dataset(name: str, folders: list[Path], memory: Path | None = None)
 def check_places(names: list[str], folders: list[Path]) -> None:
     """Check that the images of data sets are where their files say.
 
-    Looks at existence only, so that it takes no time: an empty folder counts.
+    Looks at existence only, so that it takes no time: an empty folder counts. Those that are
+    downloaded are not missing, but named beside the ones that are.
 
     Raises:
         UserError: a list of all that is missing, each with where it was looked for and the key
@@ -471,5 +473,20 @@ def check_places(names: list[str], folders: list[Path]) -> None:
         raise UserError(
             "\n".join([f"{count} missing:", *missing])
             + "\nDownload each to the place named, or change that key in its file (relative paths "
-            "start at the working folder)."
+            f"start at the working folder).{_downloads(parts)}"
         )
+
+
+def _downloads(parts: dict[str, tuple[Dataset, Path]]) -> str:
+    """Return a sentence on which data sets nobody has to download by hand."""
+    names = [
+        name
+        for name, (settings, _) in parts.items()
+        if isinstance(settings, TorchvisionDataset) and settings.download
+    ]
+    if not names:
+        return ""
+    are, they = ("is", "it is") if len(names) == 1 else ("are", "they are")
+    return (
+        f"\n{', '.join(names)} {are} downloaded when {they} converted, unless the files are there."
+    )
