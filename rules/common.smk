@@ -206,8 +206,7 @@ def ranking_of(wildcards):
 
 def settings_of(wildcards):
     """Return the settings of a removal as JSON."""
-    removal = removals[wildcards.removal]
-    return removal_stage(study, removal.order, removal.count).model_dump_json()
+    return removal_stage(study, removals[wildcards.removal]).model_dump_json()
 
 
 def removals_of(pattern):

@@ -30,7 +30,7 @@ rule counterfactual_source:
         settings=settings_of,
         code=code("counterfactual_source.py"),
     message:
-        "Retrain source models with classes removed: {wildcards.removal}"
+        "Retrain a source model with classes removed: {wildcards.removal}"
     shell:
         "keep_log.sh {log:q} &&"
         " counterfactual_source.py --settings {params.settings:q} {params.ranking}"
@@ -67,7 +67,7 @@ rule counterfactual_transfer:
         ).model_dump_json(),
         code=code("transfer.py"),
     message:
-        "Transfer retrained models to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
+        "Transfer a retrained model to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
     shell:
         "keep_log.sh {log:q} &&"
         " transfer.py --settings {params.settings:q} --weights {input.weights:q}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Train source models with the most helpful, most harmful or random units removed."""
+"""Train a source model with the most helpful, most harmful or random units removed."""
 
 import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual import retrained_models
+from transfer_influence.counterfactual.removals import retrained_model
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources
@@ -22,7 +22,7 @@ def main() -> None:
         ranking = file_digest(arguments.ranking) if arguments.ranking else "none"
         inputs = {"data": data.digest, "ranking": ranking}
         train_sources(
-            models=retrained_models(stage, arguments.ranking, data.units(stage.unit)),
+            models=[retrained_model(stage, arguments.ranking, data.units(stage.unit))],
             unit=stage.unit,
             data=arguments.data,
             architecture=stage.architecture,

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.counterfactual import summarize_counterfactual
+from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 

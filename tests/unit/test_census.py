@@ -113,9 +113,9 @@ def test_of_a_partial_shard_only_finished_models_of_the_newest_settings_count(st
 
 def test_a_removal_whose_name_begins_with_anothers_is_told_apart(study):
     folder = study.results / "s" / "counterfactuals" / "sources"
-    write_partial(folder / "random-2.parquet", "0123", {0: OLD, 1: OLD})
-    write_partial(folder / "random-2-and-more.parquet", "0123", {2: NOW})
-    assert stage_of(census(study), "counterfactual_source").done == 2
+    write_partial(folder / "random-2-1.parquet", "0123", {1: OLD})
+    (folder / ".partial" / "random-2-1-and-more-0123").mkdir()  # newer, and without a model yet
+    assert stage_of(census(study), "counterfactual_source").done == 1
 
 
 def test_files_of_each_rule_make_its_jobs_done(study):

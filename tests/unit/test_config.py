@@ -533,21 +533,25 @@ def test_removals_share_the_baseline_and_the_random_ones():
     by_name = {removal.name: removal for removal in everything}
     assert all(by_name[removal.name] == removal for removal in everything)
     assert sorted(by_name) == sorted(
-        ["none", "random-3", "random-6"]
-        + [
-            f"{target}-{mode}-{order}-{count}"
-            for target, mode in study().transfers
-            for order in ("top", "bottom")
-            for count in (3, 6)
+        f"{point}-{replicate}"
+        for point in [
+            *("none", "random-3", "random-6"),
+            *(
+                f"{target}-{mode}-{order}-{count}"
+                for target, mode in study().transfers
+                for order in ("top", "bottom")
+                for count in (3, 6)
+            ),
         ]
+        for replicate in range(3)
     )
-    assert by_name["none"] == Removal("none", None, 0, None)
-    assert by_name["random-3"].ranking is None
-    assert by_name["digits-full-top-3"] == Removal(
-        "digits-full-top-3", "top", 3, ("digits", "full")
+    assert by_name["none-1"] == Removal("none-1", None, 0, 1, None)
+    assert by_name["random-3-2"] == Removal("random-3-2", "random", 3, 2, None)
+    assert by_name["digits-full-top-3-0"] == Removal(
+        "digits-full-top-3-0", "top", 3, 0, ("digits", "full")
     )
     names = [removal.name for removal in study().removals("digits", "fixed")]
-    assert len(names) == len(set(names)) == 7
+    assert len(names) == len(set(names)) == 7 * 3
 
 
 def test_a_study_without_counterfactuals_removes_nothing():
@@ -586,12 +590,8 @@ CHANGES_INFLUENCE = {
     "influence/held_out",
     "influence/largest_table_gb",
 }
-CHANGES_REMOVAL = {
-    "seed",
-    "source/architecture",
-    "source/recipe/epochs",
-    "counterfactuals/replicates",
-}
+CHANGES_REMOVAL = {"seed", "source/architecture", "source/recipe/epochs"}
+TOP = Removal("digits-fixed-top-3-1", "top", 3, 1, ("digits", "fixed"))
 
 
 @pytest.mark.parametrize(("path", "value"), KEYS, ids=[path for path, _ in KEYS])
@@ -602,7 +602,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (lambda one: transfer_stage(one, "digits", "fixed"), CHANGES_TRANSFER),
         (lambda one: transfer_stage(one, "few", "fixed"), CHANGES_OTHER_TRANSFER),
         (lambda one: influence_stage(one, "ridge"), CHANGES_INFLUENCE),
-        (lambda one: removal_stage(one, "top", 3), CHANGES_REMOVAL),
+        (lambda one: removal_stage(one, TOP), CHANGES_REMOVAL),
     ]:
         assert (make(before) != make(after)) == (path in changes)
 
@@ -612,7 +612,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
     [
         (SourceStage, source_stage(study())),
         (TransferStage, transfer_stage(study(), "few", "fixed")),
-        (RemovalStage, removal_stage(study(), None, 0)),
+        (RemovalStage, removal_stage(study(), TOP)),
         (InfluenceStage, influence_stage(study(), "ridge")),
     ],
     ids=["source", "transfer", "removal", "influence"],

@@ -9,12 +9,8 @@ from tests.conftest import recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual import (
-    kept_mask,
-    removal_order,
-    retrained_models,
-    summarize_counterfactual,
-)
+from transfer_influence.counterfactual.removals import kept_mask, removal_order, retrained_model
+from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import list_column, matrix, read_provenance, write_table
 from transfer_influence.provenance import file_digest
@@ -25,13 +21,13 @@ CLASSES = 10
 RANKED = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]  # most helpful first
 
 
-def stage(order: str | None, count: int, seed: int = 0, replicates: int = 4) -> RemovalStage:
+def stage(order: str | None, count: int, replicate: int = 0, seed: int = 0) -> RemovalStage:
     return RemovalStage(
         seed=seed,
         unit="class",
         order=order,
         count=count,
-        replicates=replicates,
+        replicate=replicate,
         architecture=Architecture(width=4),
         recipe=Recipe(**recipe_values()),
     )
@@ -45,9 +41,11 @@ def ranking(tmp_path) -> Path:
 
 
 def removed(
-    order: str | None, count: int, ranking: Path | None = None, **changes
+    order: str | None, count: int, ranking: Path | None = None, replicates: int = 4, seed: int = 0
 ) -> list[list[int]]:
-    models = retrained_models(stage(order, count, **changes), ranking, CLASSES)
+    """What each replicate loses."""
+    stages = [stage(order, count, replicate, seed) for replicate in range(replicates)]
+    models = [retrained_model(each, ranking, CLASSES) for each in stages]
     return [np.flatnonzero(~model.mask).tolist() for model in models]
 
 
@@ -73,9 +71,9 @@ def test_random_removes_other_classes_in_each_replicate_and_study():
 def test_random_removals_come_from_the_removal_stage_and_never_change():
     seed = stream(5, Stage.REMOVAL, 2)
     expected = np.random.default_rng(seed).permutation(CLASSES)
-    found = removal_order(stage("random", 4, seed=5), None, CLASSES, 2)
+    found = removal_order(stage("random", 4, 2, seed=5), None, CLASSES)
     np.testing.assert_array_equal(found, expected)
-    assert removal_order(stage("random", 4), None, 6, 0).tolist() == [2, 3, 4, 0, 5, 1]
+    assert removal_order(stage("random", 4), None, 6).tolist() == [2, 3, 4, 0, 5, 1]
 
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
@@ -88,26 +86,25 @@ def test_a_larger_removal_contains_the_smaller(order, ranking):
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
 def test_an_order_names_every_class_once(order, ranking):
-    found = removal_order(stage(order, 3), ranking, CLASSES, 1)
+    found = removal_order(stage(order, 3, 1), ranking, CLASSES)
     assert sorted(found.tolist()) == list(range(CLASSES))
 
 
 def test_a_replicate_has_the_same_seeds_whatever_is_removed(ranking):
     plans = [(None, 0), ("top", 3), ("top", 6), ("bottom", 3), ("random", 3)]
     seeds = [
-        [model.seeds for model in retrained_models(stage(*plan), ranking, CLASSES)]
+        [retrained_model(stage(*plan, replicate), ranking, CLASSES).seeds for replicate in range(4)]
         for plan in plans
     ]
     assert all(found == seeds[0] for found in seeds)
     assert len(set(seeds[0])) == 4
     source = stream(0, Stage.COUNTERFACTUAL_SOURCE, 3)
     assert seeds[0][3] == TrainingSeeds.from_stream(source)
-    models = retrained_models(stage("top", 3), ranking, CLASSES)
-    assert [model.model for model in models] == [0, 1, 2, 3]
+    assert retrained_model(stage("top", 3, 2), ranking, CLASSES).model == 2
 
 
 def test_retrained_models_share_no_seeds_with_source_models():
-    retrained = {model.seeds for model in retrained_models(stage(None, 0), None, CLASSES)}
+    retrained = {retrained_model(stage(None, 0, index), None, CLASSES).seeds for index in range(4)}
     sources = {TrainingSeeds.from_stream(stream(0, Stage.SOURCE, index)) for index in range(50)}
     assert not retrained & sources
 
@@ -115,7 +112,7 @@ def test_retrained_models_share_no_seeds_with_source_models():
 @pytest.mark.parametrize("count", [9, 10])
 def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
     with pytest.raises(UserError, match=f"^counterfactuals.counts: removing {count} of 10 units"):
-        retrained_models(stage("top", count), ranking, CLASSES)
+        retrained_model(stage("top", count), ranking, CLASSES)
 
 
 def test_a_mask_is_false_for_the_removed_classes():
@@ -128,19 +125,19 @@ def test_a_mask_is_false_for_the_removed_classes():
 @pytest.mark.parametrize("classes", [9, 11])
 def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
     with pytest.raises(UserError, match=f"ranks 10 units, but the source data set has {classes};"):
-        retrained_models(stage("top", 3), ranking, classes)
+        retrained_model(stage("top", 3), ranking, classes)
 
 
 def test_a_ranking_that_names_a_class_twice_is_refused(tmp_path):
     path = tmp_path / "ranking.parquet"
     write_table(pa.table({"unit": [0, 1, 1, 3]}), path, "{}")
     with pytest.raises(UserError, match="estimate the influences again"):
-        retrained_models(stage("top", 1), path, 4)
+        retrained_model(stage("top", 1), path, 4)
 
 
 def test_an_order_without_its_ranking_is_refused():
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'bottom' needs one;"):
-        retrained_models(stage("bottom", 3), None, CLASSES)
+        retrained_model(stage("bottom", 3), None, CLASSES)
 
 
 def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ from tests.conftest import CLASSES, recipe_values
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.config.study import FailedModels, Subset
-from transfer_influence.counterfactual import summarize_counterfactual
+from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.measurements import Outcomes, read_measurements
@@ -398,6 +398,6 @@ def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path):
     with pytest.raises(UserError) as mistake:
         summarize_counterfactual([table], [shard[1]], tmp_path / "summary.parquet", "{}")
     assert str(mistake.value) == (
-        f"{table}: the training of all its models failed ([0, 1]); change the recipe, or leave 2 "
-        f"out of counterfactuals.counts."
+        f"{table}: the training of all replicates failed; change the recipe, or leave 2 out of "
+        f"counterfactuals.counts."
     )

@@ -7,7 +7,7 @@ removal, and its target and mode: a pair, such as "photos, fixed".
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ PHOTOS = ("photos, fixed", "photos, full")
 HELD_OUT = ("held_out, fixed",)
 PAIRS = PHOTOS + HELD_OUT
 SHARDS = ("000000-000003", "000004-000007")
-SHARED = ("none", "random-2")  # removals that are the same for all targets
+SHARED = ("none", "random-2")  # points of curves that are the same for all targets
+REPLICATES = range(STUDY["counterfactuals"]["replicates"])
 
 
 def conversion(*datasets: str) -> set[str]:
@@ -39,20 +40,34 @@ def transfers(*pairs: str, shards: tuple[str, ...] = SHARDS) -> set[str]:
     return {f"Transfer source models {shard} to {pair}" for pair in pairs for shard in shards}
 
 
-def retrained_models(*removals: str) -> set[str]:
-    return {f"Retrain source models with classes removed: {removal}" for removal in removals}
+def retrained_models(*points: str, replicates: Iterable[int] = REPLICATES) -> set[str]:
+    return {
+        f"Retrain a source model with classes removed: {point}-{replicate}"
+        for point in points
+        for replicate in replicates
+    }
 
 
-def retrained_transfers(*pairs: str, removals: tuple[str, ...] = SHARED) -> set[str]:
-    return {f"Transfer retrained models to {pair}: {name}" for pair in pairs for name in removals}
+def retrained_transfers(
+    *pairs: str, points: Iterable[str] = SHARED, replicates: Iterable[int] = REPLICATES
+) -> set[str]:
+    return {
+        f"Transfer a retrained model to {pair}: {point}-{replicate}"
+        for pair in pairs
+        for point in points
+        for replicate in replicates
+    }
 
 
-def ranked_removals(*pairs: str, count: int = 2) -> set[str]:
+def ranked_removals(
+    *pairs: str, count: int = 2, replicates: Iterable[int] = REPLICATES
+) -> set[str]:
     """The removals that follow the ranking of each pair, retrained and transferred."""
     jobs = set()
     for pair in pairs:
-        removals = [f"{pair.replace(', ', '-')}-{order}-{count}" for order in ("top", "bottom")]
-        jobs |= retrained_models(*removals) | retrained_transfers(pair, removals=tuple(removals))
+        points = [f"{pair.replace(', ', '-')}-{order}-{count}" for order in ("top", "bottom")]
+        jobs |= retrained_models(*points, replicates=replicates)
+        jobs |= retrained_transfers(pair, points=points, replicates=replicates)
     return jobs
 
 
@@ -200,8 +215,18 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
     clone.write_study(counterfactuals={**STUDY["counterfactuals"], "counts": [0, 2, 4]})
     assert clone.planned() == (
         retrained_models("random-4")
-        | retrained_transfers(*PAIRS, removals=("random-4",))
+        | retrained_transfers(*PAIRS, points=["random-4"])
         | ranked_removals(*PAIRS, count=4)
+        | curves(*PAIRS)
+    )
+
+
+def test_one_more_replicate_plans_the_new_models_and_the_curves(clone):
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "replicates": 3})
+    assert clone.planned() == (
+        retrained_models(*SHARED, replicates=[2])
+        | retrained_transfers(*PAIRS, replicates=[2])
+        | ranked_removals(*PAIRS, replicates=[2])
         | curves(*PAIRS)
     )
 

@@ -6,8 +6,6 @@ the jobs that it concerns.
 
 from pathlib import Path
 
-from pydantic import PositiveInt
-
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import (
@@ -16,6 +14,7 @@ from transfer_influence.config.study import (
     Mode,
     Order,
     Outcome,
+    Removal,
     Study,
     Subset,
     Unit,
@@ -67,13 +66,13 @@ class InfluenceStage(Settings):
 
 
 class RemovalStage(Settings):
-    """How source models are retrained with units removed; no order for the baseline."""
+    """How a source model is retrained with units removed; no order for the baseline."""
 
     seed: int
     unit: Unit
     order: Order | None
     count: int
-    replicates: PositiveInt
+    replicate: int
     architecture: Architecture
     recipe: Recipe
 
@@ -131,15 +130,14 @@ def influence_stage(study: Study, estimator: Estimator) -> InfluenceStage:
     )
 
 
-def removal_stage(study: Study, order: Order | None, count: int) -> RemovalStage:
-    """Return the settings of the models retrained with `count` units removed."""
-    assert study.counterfactuals is not None
+def removal_stage(study: Study, removal: Removal) -> RemovalStage:
+    """Return the settings of the model that is retrained for a removal."""
     return RemovalStage(
         seed=study.seed,
         unit=study.source.subset.unit,
-        order=order,
-        count=count,
-        replicates=study.counterfactuals.replicates,
+        order=removal.order,
+        count=removal.count,
+        replicate=removal.replicate,
         architecture=study.source.architecture,
         recipe=study.source.recipe,
     )

@@ -293,7 +293,7 @@ class Counterfactuals(Settings):
     )
     replicates: PositiveInt = Field(
         3,
-        description="Independent retrainings of each point; more of them retrain the point.",
+        description="Independent retrainings of each point, a job each.",
         examples=[3],
     )
 
@@ -306,25 +306,27 @@ class Counterfactuals(Settings):
 
 @dataclass(frozen=True)
 class Removal:
-    """One point of a counterfactual curve: the job that trains its source models."""
+    """One replicate of a point of a counterfactual curve: the job that trains its source model."""
 
     name: str
     order: Order | None
     count: int
+    replicate: int
     ranking: tuple[str, Mode] | None
 
     @classmethod
-    def at(cls, order: Order, count: int, target: str, mode: Mode) -> "Removal":
-        """Return the removal for one point of the curves of one (target, mode).
+    def at(cls, order: Order, count: int, replicate: int, target: str, mode: Mode) -> "Removal":
+        """Return the removal for one replicate of a point of the curves of one (target, mode).
 
         Removing nothing is the same for all orders and targets, and a random removal for all
         targets, so these are trained once and shared.
         """
         if count == 0:
-            return cls("none", None, 0, None)
+            return cls(f"none-{replicate}", None, 0, replicate, None)
         if order == "random":
-            return cls(f"random-{count}", order, count, None)
-        return cls(f"{target}-{mode}-{order}-{count}", order, count, (target, mode))
+            return cls(f"random-{count}-{replicate}", order, count, replicate, None)
+        name = f"{target}-{mode}-{order}-{count}-{replicate}"
+        return cls(name, order, count, replicate, (target, mode))
 
 
 class Study(Settings):
@@ -423,14 +425,17 @@ class Study(Settings):
         return [shard_name(first, size) for first in range(0, self.models, size)]
 
     def removals(self, target: str, mode: Mode) -> list[Removal]:
-        """Return the points of the counterfactual curves of one (target, mode), each once."""
+        """Return all that is removed for the curves of one (target, mode), each once."""
         plan = self.counterfactuals
         if plan is None:
             return []
-        points = [
-            Removal.at(order, count, target, mode) for order in plan.orders for count in plan.counts
+        removals = [
+            Removal.at(order, count, replicate, target, mode)
+            for order in plan.orders
+            for count in plan.counts
+            for replicate in range(plan.replicates)
         ]
-        return list(dict.fromkeys(points))
+        return list(dict.fromkeys(removals))
 
     @property
     def estimates(self) -> bool:

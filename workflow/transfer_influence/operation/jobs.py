@@ -71,8 +71,8 @@ def job_groups(study: Study) -> list[JobGroup]:
     for target, mode in study.transfers:
         groups += _groups_of_transfer(study, target, mode)
     if study.counterfactuals:
-        output, models = "counterfactuals/sources/{}.parquet", study.counterfactuals.replicates
-        groups.append(_group("counterfactual_source", all_removals(study), output, models))
+        output = "counterfactuals/sources/{}.parquet"
+        groups.append(_group("counterfactual_source", all_removals(study), output, models=1))
     order = list(RULES)
     return sorted(groups, key=lambda group: order.index(group.rule))
 
@@ -117,9 +117,9 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
         ]
     if study.counterfactuals:
         names = [f"{here}/{removal.name}" for removal in study.removals(target, mode)]
-        output, models = "counterfactuals/transfers/{}.parquet", study.counterfactuals.replicates
+        output = "counterfactuals/transfers/{}.parquet"
         groups += [
-            _group("counterfactual_transfer", names, output, models, at),
+            _group("counterfactual_transfer", names, output, 1, at),
             _group("summarize_counterfactual", [here], "counterfactuals/{}.parquet", transfer=at),
             _group("plot_counterfactuals", [here], "report/{}/counterfactuals.svg", transfer=at),
         ]

@@ -1,0 +1,66 @@
+"""Which units a retrained model loses."""
+
+from pathlib import Path
+
+import numpy as np
+
+from transfer_influence.config.stages import RemovalStage
+from transfer_influence.errors import UserError
+from transfer_influence.outcomes.tables import read_table
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+from transfer_influence.subsets import LEAST_KEPT, SourceModel
+
+
+def retrained_model(stage: RemovalStage, ranking: Path | None, units: int) -> SourceModel:
+    """Return the model to train for one removal; its number is that of the replicate.
+
+    A replicate has the same seeds whatever is removed, so that two points of a curve differ by the
+    units and not by luck with the initial weights.
+
+    Raises:
+        UserError: too few units would be left, or the ranking is not one of all source units.
+    """
+    removed = removal_order(stage, ranking, units)[: stage.count]
+    seeds = stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, stage.replicate)
+    return SourceModel(stage.replicate, kept_mask(removed, units), TrainingSeeds.from_stream(seeds))
+
+
+def removal_order(stage: RemovalStage, ranking: Path | None, units: int) -> np.ndarray:
+    """Return all unit indices (int64) in the order in which the model loses them.
+
+    The baseline, which has no order, loses none, so any order will do. A `random` order is another
+    one for each replicate.
+
+    Raises:
+        UserError: the ranking is not one of all source units.
+    """
+    if stage.order is None:
+        return np.arange(units)
+    if stage.order == "random":
+        seed = stream(stage.seed, Stage.REMOVAL, stage.replicate)
+        return np.random.default_rng(seed).permutation(units)
+    if ranking is None:
+        raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")
+    ranked = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
+    if not np.array_equal(np.sort(ranked), np.arange(units)):
+        raise UserError(
+            f"{ranking}: ranks {len(ranked)} units, but the source data set has {units}; estimate "
+            f"the influences again."
+        )
+    return ranked if stage.order == "top" else ranked[::-1]
+
+
+def kept_mask(removed: np.ndarray, units: int) -> np.ndarray:
+    """Return the bool mask (units,) that is false for the removed units.
+
+    Raises:
+        UserError: fewer than two units would be left to train on.
+    """
+    if len(removed) > units - LEAST_KEPT:
+        raise UserError(
+            f"counterfactuals.counts: removing {len(removed)} of {units} units leaves fewer than "
+            f"{LEAST_KEPT} to train on; lower it."
+        )
+    mask = np.ones(units, dtype=bool)
+    mask[removed] = False
+    return mask

@@ -1,0 +1,78 @@
+"""All retrained models of one (target, mode), in one table."""
+
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+
+from transfer_influence.errors import UserError
+from transfer_influence.outcomes.summary import read_outcomes
+from transfer_influence.outcomes.tables import read_provenance, write_table
+
+log = logging.getLogger(__name__)
+
+BASELINE = "none"  # stands in column `order` for the models that lost nothing
+
+
+def summarize_counterfactual(
+    transfers: list[Path], sources: list[Path], output: Path, provenance: str
+) -> None:
+    """Write one row a retrained model, but for those that failed.
+
+    Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
+    `accuracy`, `class_accuracy` and `auroc` on the target's test split, `source_accuracy` on the
+    classes that were left, and `mask`.
+
+    Args:
+        transfers: tables of transferred models, one for each removal.
+        sources: tables of the retrained source models, in the same order.
+        output: Parquet file to write.
+        provenance: of the output.
+
+    Raises:
+        UserError: the models of a transfer are not those of its sources, or all replicates of a
+            point failed.
+    """
+    tables = []
+    left: set[tuple[str, int]] = set()  # points with a model
+    failed: dict[tuple[str, int], Path] = {}  # points with a failed replicate, and its table
+    for path, source_path in zip(transfers, sources, strict=True):
+        removal = read_provenance(source_path)["settings"]
+        point = (removal["order"] or BASELINE, removal["count"])
+        rows, source, lost = read_outcomes(path, source_path)
+        if lost:
+            failed[point] = path
+            log.warning("%s: without replicates %s, whose training failed", path, lost)
+        if len(rows):
+            tables.append(point_rows(point, rows, source))
+            left.add(point)
+    for point, path in failed.items():
+        if point not in left:
+            raise UserError(
+                f"{path}: the training of all replicates failed; change the recipe, or leave "
+                f"{point[1]} out of counterfactuals.counts."
+            )
+    write_table(pa.concat_tables(tables), output, provenance)
+
+
+def point_rows(point: tuple[str, int], rows: pa.Table, source: pa.Table) -> pa.Table:
+    """Return the rows of the models of one point of a curve: an order, and how many it lost.
+
+    Args:
+        point: order and number of removed units.
+        rows: transferred models.
+        source: the retrained source models, in the same order.
+    """
+    order, removed = point
+    return pa.table(
+        {
+            "order": [order] * len(rows),
+            "removed": pa.array([removed] * len(rows), pa.int32()),
+            "replicate": rows["model"],
+            "accuracy": rows["accuracy"],
+            "class_accuracy": rows["class_accuracy"],
+            "auroc": rows["auroc"],
+            "source_accuracy": source["accuracy"],
+            "mask": source["mask"],
+        }
+    )
