@@ -16,11 +16,13 @@ checkout = Path(workflow.basedir)
 sys.path.insert(0, str(checkout / "workflow"))
 
 from transfer_influence.config.dataset import check_places, describe_dataset, find_with_parts
+from transfer_influence.config.lists import list_entries
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
     import_stage,
     influence_stage,
     removal_stage,
+    retrained_transfer_stage,
     source_stage,
     transfer_stage,
 )
@@ -30,7 +32,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.operation.presence import at_work
 from transfer_influence.operation.slurm import name_prefix
 from transfer_influence.provenance import code_digest
-from transfer_influence.subsets import listed_mask, masks_stamp, open_masks
+from transfer_influence.subsets import listed_mask, masks_stamp, open_masks, read_units
 
 # Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
 programs = [str(checkout / "scripts"), str(Path(sys.executable).parent)]
@@ -85,12 +87,15 @@ def check_images(study):
 
 
 def check_source(study):
-    """Check the study against its checkpoints, and its source data set if that is converted."""
+    """Check the study against its files, and its source data set if that is converted."""
     source = study.source
     if source.checkpoints and workflow.is_main_process:
         check_bank(study)
     if source.subset.listed and not source.subset.listed.is_file():
         raise UserError(f"source.subset: no file {source.subset.listed}; correct the path.")
+    lists = study.counterfactuals.lists.values() if study.counterfactuals else ()
+    for path in lists:
+        list_entries(path)
     folder = study.results / study.study / "data" / source.dataset
     try:
         units = read_sidecar(folder / "dataset.json").units(source.subset.unit)
@@ -100,6 +105,8 @@ def check_source(study):
         check_units(source.dataset, source.subset.unit, units, study.least_units)
         if source.subset.listed and workflow.is_main_process:
             listed_mask(source.subset, unit_names(folder, source.subset.unit))
+        for path in lists:
+            read_units(path, unit_names(folder, source.subset.unit))
         if source.masks:
             open_masks(source.masks, study.models, units)
     except UserError as error:
@@ -196,11 +203,13 @@ def data_of(name):
 
 
 def ranking_of(wildcards):
-    """Return the ranking a removal follows; the baseline and random removals need none."""
-    ranking = removals[wildcards.removal].ranking
-    if ranking is None:
+    """Return the ranking or list a removal follows; the baseline and random removals need none."""
+    removal = removals[wildcards.removal]
+    if removal.order in study.counterfactuals.lists:
+        return str(study.counterfactuals.lists[removal.order])
+    if removal.ranking is None:
         return []
-    target, mode = ranking
+    target, mode = removal.ranking
     return f"{results}/influences/{target}/{mode}/ranking.parquet"
 
 

@@ -62,15 +62,15 @@ rule counterfactual_transfer:
         runtime=240,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        settings=lambda wildcards: transfer_stage(
+        settings=lambda wildcards: retrained_transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
-        code=code("transfer.py"),
+        code=code("counterfactual_transfer.py"),
     message:
         "Transfer a retrained model to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
     shell:
         "keep_log.sh {log:q} &&"
-        " transfer.py --settings {params.settings:q} --weights {input.weights:q}"
+        " counterfactual_transfer.py --settings {params.settings:q} --weights {input.weights:q}"
         " --sources {input.sources:q} --data {params.data:q} --table {output.table:q}"
         " --code {params.code} --workers {threads} --gpus {resources.gpu}"
         " --processes {resources.processes} 2>> {log:q}"

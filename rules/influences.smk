@@ -33,7 +33,7 @@ rule estimate_influence:
 
 rule rank_classes:
     input:
-        influences=f"{results}/influences/{{target}}/{{mode}}/{study.influence.estimators[0]}.parquet",
+        influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
     output:
         table=f"{results}/influences/{{target}}/{{mode}}/ranking.parquet",
     log:

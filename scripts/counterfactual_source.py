@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a source model with the most helpful, most harmful or random units removed."""
+"""Train a source model with the most helpful, most harmful, random or listed units removed."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
 from transfer_influence.counterfactual.removals import retrained_model
-from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
@@ -19,10 +19,11 @@ def main() -> None:
     with command_line("counterfactual_source"):
         stage = parse(RemovalStage, arguments.settings)
         data = read_sidecar(arguments.data / "dataset.json")
+        names = unit_names(arguments.data, stage.unit)
         ranking = file_digest(arguments.ranking) if arguments.ranking else "none"
         inputs = {"data": data.digest, "ranking": ranking}
         train_sources(
-            models=[retrained_model(stage, arguments.ranking, data.units(stage.unit))],
+            models=[retrained_model(stage, arguments.ranking, names)],
             unit=stage.unit,
             data=arguments.data,
             architecture=stage.architecture,
@@ -37,7 +38,9 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="removal, network, recipe, seed; as JSON")
-    parser.add_argument("--ranking", type=Path, help="table of the ranking; not for random orders")
+    parser.add_argument(
+        "--ranking", type=Path, help="table of the ranking, or list of a named order"
+    )
     parser.add_argument("--data", required=True, type=Path, help="folder of the source data set")
     parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")
     parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")

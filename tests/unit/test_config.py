@@ -20,10 +20,12 @@ from transfer_influence.config.settings import check, parse, read_yaml
 from transfer_influence.config.stages import (
     InfluenceStage,
     RemovalStage,
+    RetrainedTransferStage,
     SourceStage,
     TransferStage,
     influence_stage,
     removal_stage,
+    retrained_transfer_stage,
     source_stage,
     transfer_stage,
 )
@@ -259,6 +261,26 @@ def study(path: str = "seed", value: Any = 0) -> Study:
             "counterfactuals/orders",
             ["top", "top"],
             "counterfactuals.orders: 'top' is named twice; remove one.",
+        ),
+        *(
+            (
+                "counterfactuals/lists",
+                {name: "dogs.txt"},
+                f"counterfactuals.lists.{name}: {told}.",
+            )
+            for name, told in [
+                ("top", "'top' is the name of another order; choose another one"),
+                ("none", "'none' is the name of another order; choose another one"),
+                (
+                    "digits-fixed-top",
+                    "'digits-fixed-top' names an order; use letters, digits and '_' only",
+                ),
+            ]
+        ),
+        (
+            "counterfactuals/estimator",
+            "ridge",
+            "counterfactuals.estimator: 'ridge' is not among influence.estimators; add it there.",
         ),
         (
             "influence/estimators",
@@ -554,6 +576,49 @@ def test_removals_share_the_baseline_and_the_random_ones():
     assert len(names) == len(set(names)) == 7 * 3
 
 
+def listing(path: Path, length: int) -> dict[str, Any]:
+    """The values of a study that removes a list, too."""
+    path.write_text("".join(f"class {number}\n" for number in range(length)))
+    return changed("counterfactuals/lists", {"dogs": str(path)})
+
+
+def test_a_list_is_removed_at_each_count_below_its_length_and_as_a_whole(tmp_path):
+    for length, points in [(2, [2]), (3, [3]), (4, [3, 4]), (6, [3, 6]), (7, [3, 6, 7])]:
+        one = check_study(listing(tmp_path / "dogs.txt", length), "mine.yaml")
+        removals = one.removals("digits", "fixed")
+        assert removals == [
+            *study().removals("digits", "fixed"),
+            *(
+                Removal(f"dogs-{count}-{replicate}", "dogs", count, replicate, None)
+                for count in points
+                for replicate in range(3)
+            ),
+        ]
+        assert removals[-3:] == one.removals("few", "fixed")[-3:]
+
+
+def test_a_study_needs_more_classes_than_its_longest_list(tmp_path):
+    assert check_study(listing(tmp_path / "dogs.txt", 30), "mine.yaml").least_units == 32
+
+
+def test_a_list_that_is_missing_or_empty_is_refused(tmp_path):
+    values = listing(tmp_path / "dogs.txt", 0)
+    with pytest.raises(UserError, match=r"dogs.txt: lists no unit; write at least one\.$"):
+        check_study(values, "mine.yaml").removals("digits", "fixed")
+    (tmp_path / "dogs.txt").unlink()
+    with pytest.raises(UserError, match=r"dogs.txt: no such file; correct the path\.$"):
+        check_study(values, "mine.yaml").removals("digits", "fixed")
+
+
+def test_the_first_estimator_ranks_if_none_is_named():
+    values = changed("influence/estimators", ["ridge", "lasso"])
+    assert check_study(values, "mine.yaml").ranked_by == "ridge"
+    values["counterfactuals"]["estimator"] = "lasso"
+    assert check_study(values, "mine.yaml").ranked_by == "lasso"
+    values["counterfactuals"] = None
+    assert check_study(values, "mine.yaml").ranked_by == "ridge"
+
+
 def test_a_study_without_counterfactuals_removes_nothing():
     assert study("counterfactuals", None).removals("digits", "fixed") == []
 
@@ -578,9 +643,11 @@ KEYS = [
     ("influence/memory_gb", 8),
     ("counterfactuals/replicates", 9),
     ("counterfactuals/counts", [0, 1]),
+    ("counterfactuals/validation_fraction", 0.1),
 ]
 CHANGES_SOURCES = {"seed", "source/subset", "source/architecture", "source/recipe/epochs"}
 CHANGES_TRANSFER = {"seed", "source/architecture", "targets/digits/recipe/epochs"}
+CHANGES_RETRAINED_TRANSFER = {*CHANGES_TRANSFER, "counterfactuals/validation_fraction"}
 CHANGES_OTHER_TRANSFER = {"seed", "source/architecture", "targets/few/recipe/epochs"}
 CHANGES_INFLUENCE = {
     "seed",
@@ -601,6 +668,10 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (source_stage, CHANGES_SOURCES),
         (lambda one: transfer_stage(one, "digits", "fixed"), CHANGES_TRANSFER),
         (lambda one: transfer_stage(one, "few", "fixed"), CHANGES_OTHER_TRANSFER),
+        (
+            lambda one: retrained_transfer_stage(one, "digits", "fixed"),
+            CHANGES_RETRAINED_TRANSFER,
+        ),
         (lambda one: influence_stage(one, "ridge"), CHANGES_INFLUENCE),
         (lambda one: removal_stage(one, TOP), CHANGES_REMOVAL),
     ]:
@@ -612,10 +683,11 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
     [
         (SourceStage, source_stage(study())),
         (TransferStage, transfer_stage(study(), "few", "fixed")),
+        (RetrainedTransferStage, retrained_transfer_stage(study(), "few", "fixed")),
         (RemovalStage, removal_stage(study(), TOP)),
         (InfluenceStage, influence_stage(study(), "ridge")),
     ],
-    ids=["source", "transfer", "removal", "influence"],
+    ids=["source", "transfer", "retrained transfer", "removal", "influence"],
 )
 def test_a_stage_survives_the_way_to_its_script(model, stage):
     assert parse(model, stage.model_dump_json()) == stage

@@ -18,6 +18,7 @@ from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import pack, unpack
 
 CLASSES = 10
+NAMES = [f"class {number}" for number in range(CLASSES)]
 RANKED = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]  # most helpful first
 
 
@@ -45,7 +46,7 @@ def removed(
 ) -> list[list[int]]:
     """What each replicate loses."""
     stages = [stage(order, count, replicate, seed) for replicate in range(replicates)]
-    models = [retrained_model(each, ranking, CLASSES) for each in stages]
+    models = [retrained_model(each, ranking, NAMES) for each in stages]
     return [np.flatnonzero(~model.mask).tolist() for model in models]
 
 
@@ -71,9 +72,9 @@ def test_random_removes_other_classes_in_each_replicate_and_study():
 def test_random_removals_come_from_the_removal_stage_and_never_change():
     seed = stream(5, Stage.REMOVAL, 2)
     expected = np.random.default_rng(seed).permutation(CLASSES)
-    found = removal_order(stage("random", 4, 2, seed=5), None, CLASSES)
+    found = removal_order(stage("random", 4, 2, seed=5), None, NAMES)
     np.testing.assert_array_equal(found, expected)
-    assert removal_order(stage("random", 4), None, 6).tolist() == [2, 3, 4, 0, 5, 1]
+    assert removal_order(stage("random", 4), None, NAMES[:6]).tolist() == [2, 3, 4, 0, 5, 1]
 
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
@@ -86,33 +87,33 @@ def test_a_larger_removal_contains_the_smaller(order, ranking):
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
 def test_an_order_names_every_class_once(order, ranking):
-    found = removal_order(stage(order, 3, 1), ranking, CLASSES)
+    found = removal_order(stage(order, 3, 1), ranking, NAMES)
     assert sorted(found.tolist()) == list(range(CLASSES))
 
 
 def test_a_replicate_has_the_same_seeds_whatever_is_removed(ranking):
     plans = [(None, 0), ("top", 3), ("top", 6), ("bottom", 3), ("random", 3)]
     seeds = [
-        [retrained_model(stage(*plan, replicate), ranking, CLASSES).seeds for replicate in range(4)]
+        [retrained_model(stage(*plan, replicate), ranking, NAMES).seeds for replicate in range(4)]
         for plan in plans
     ]
     assert all(found == seeds[0] for found in seeds)
     assert len(set(seeds[0])) == 4
     source = stream(0, Stage.COUNTERFACTUAL_SOURCE, 3)
     assert seeds[0][3] == TrainingSeeds.from_stream(source)
-    assert retrained_model(stage("top", 3, 2), ranking, CLASSES).model == 2
+    assert retrained_model(stage("top", 3, 2), ranking, NAMES).model == 2
 
 
 def test_retrained_models_share_no_seeds_with_source_models():
-    retrained = {retrained_model(stage(None, 0, index), None, CLASSES).seeds for index in range(4)}
+    retrained = {retrained_model(stage(None, 0, index), None, NAMES).seeds for index in range(4)}
     sources = {TrainingSeeds.from_stream(stream(0, Stage.SOURCE, index)) for index in range(50)}
     assert not retrained & sources
 
 
 @pytest.mark.parametrize("count", [9, 10])
 def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
-    with pytest.raises(UserError, match=f"^counterfactuals.counts: removing {count} of 10 units"):
-        retrained_model(stage("top", count), ranking, CLASSES)
+    with pytest.raises(UserError, match=f"^counterfactuals: removing {count} of 10 units"):
+        retrained_model(stage("top", count), ranking, NAMES)
 
 
 def test_a_mask_is_false_for_the_removed_classes():
@@ -125,19 +126,43 @@ def test_a_mask_is_false_for_the_removed_classes():
 @pytest.mark.parametrize("classes", [9, 11])
 def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
     with pytest.raises(UserError, match=f"ranks 10 units, but the source data set has {classes};"):
-        retrained_model(stage("top", 3), ranking, classes)
+        retrained_model(stage("top", 3), ranking, list(map(str, range(classes))))
 
 
 def test_a_ranking_that_names_a_class_twice_is_refused(tmp_path):
     path = tmp_path / "ranking.parquet"
     write_table(pa.table({"unit": [0, 1, 1, 3]}), path, "{}")
     with pytest.raises(UserError, match="estimate the influences again"):
-        retrained_model(stage("top", 1), path, 4)
+        retrained_model(stage("top", 1), path, NAMES[:4])
 
 
 def test_an_order_without_its_ranking_is_refused():
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'bottom' needs one;"):
-        retrained_model(stage("bottom", 3), None, CLASSES)
+        retrained_model(stage("bottom", 3), None, NAMES)
+
+
+def test_a_named_order_removes_its_list_from_the_first_entry_on(tmp_path):
+    path = tmp_path / "dogs.txt"
+    path.write_text("class 8\nclass 1\nclass 5\n")
+    assert removal_order(stage("dogs", 2), path, NAMES).tolist() == [8, 1, 5]
+    assert removed("dogs", 2, path) == [[1, 8]] * 4
+    assert removed("dogs", 3, path) == [[1, 5, 8]] * 4
+
+
+def test_a_named_order_without_its_list_or_with_a_wrong_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^--ranking: not given, but order 'dogs' needs one;"):
+        retrained_model(stage("dogs", 1), None, NAMES)
+    path = tmp_path / "dogs.txt"
+    path.write_text("class 8\nclss 1\n")
+    with pytest.raises(UserError, match=r"dogs.txt: 'clss 1' is neither .* mean 'class 1'\?"):
+        retrained_model(stage("dogs", 1), path, NAMES)
+
+
+def test_a_list_that_leaves_too_few_is_refused(tmp_path):
+    path = tmp_path / "most.txt"
+    path.write_text("\n".join(NAMES[:9]))
+    with pytest.raises(UserError, match="removing 9 of 10 units leaves fewer than 2"):
+        retrained_model(stage("most", 9), path, NAMES)
 
 
 def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) -> tuple[Path, Path]:
@@ -148,6 +173,7 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
         "model": pa.array(models, pa.int64()),
         "failed": pa.array([False] * len(models)),
         "accuracy": [0.5 + count / 100 + model / 1000 for model in (0, 1)],
+        "validation_accuracy": [0.3 + count / 100 + model / 1000 for model in (0, 1)],
         "auroc": pa.array([None, 0.75], pa.float64()),
         "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),
     }
@@ -174,13 +200,15 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     rows = pq.read_table(output)
     assert read_provenance(output) == {"code": "abc"}
     assert rows.column_names == [
-        *("order", "removed", "replicate", "accuracy", "class_accuracy", "auroc"),
-        *("source_accuracy", "mask"),
+        *("order", "removed", "replicate", "accuracy", "validation_accuracy", "class_accuracy"),
+        *("auroc", "source_accuracy", "mask"),
     ]
     assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
     assert rows["removed"].to_pylist() == [0, 0, 3, 3, 3, 3]
     assert rows["replicate"].to_pylist() == [0, 1] * 3
     assert rows["accuracy"].to_pylist() == pytest.approx([0.5, 0.501, 0.53, 0.531, 0.53, 0.531])
+    expected = [0.3, 0.301, 0.33, 0.331, 0.33, 0.331]
+    assert rows["validation_accuracy"].to_pylist() == pytest.approx(expected)
     assert rows["source_accuracy"].to_pylist() == pytest.approx([0.9, 0.8] + [0.87, 0.77] * 2)
     assert rows["auroc"].to_pylist() == [None, 0.75] * 3
     np.testing.assert_allclose(matrix(rows["class_accuracy"])[2], [3.1, 3.2])

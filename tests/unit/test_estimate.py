@@ -151,12 +151,23 @@ def test_retraining_costs_by_the_classes_that_are_left(study):
     assert seconds["random-2-0"] == 20 + 1 + 800 // 16 * 2 * 0.5 + 4
 
 
-@pytest.mark.parametrize("rule", ["transfer", "counterfactual_transfer"])
-def test_a_transfer_costs_by_its_own_calibration_and_all_images(study, rule):
+# A fifth of 40 training images is held out; the second transfer is evaluated on these 8 of 500.
+@pytest.mark.parametrize(
+    ("rule", "fraction", "once_more"),
+    [
+        ("transfer", 0.2, 0),
+        ("counterfactual_transfer", 0, 0),
+        ("counterfactual_transfer", 0.2, 1 + 32 // 16 * 2 * 2.0 + 4 * 8 / 500),
+    ],
+)
+def test_a_transfer_costs_by_its_own_calibration_and_all_images(
+    tmp_path, study, rule, fraction, once_more
+):
     write_calibration(study, "sources", step=1000.0)
     write_calibration(study, "birds/full", step=2.0)
+    study = study_in(tmp_path, counterfactuals={"counts": [0], "validation_fraction": fraction})
     group = group_of(study, rule, "birds", "full")
-    seconds = 20 + group.models * (1 + 40 // 16 * 2 * 2.0 + 4)
+    seconds = 20 + group.models * (1 + 40 // 16 * 2 * 2.0 + 4 + once_more)
     assert cost_of(study, group).seconds.tolist() == [seconds] * len(group.jobs)
     assert cost_of(study, group_of(study, rule, "birds", "fixed")) is None
 

@@ -43,6 +43,7 @@ def test_stages_keep_their_numbers():
         "TRANSFER": 2,
         "REMOVAL": 3,
         "COUNTERFACTUAL_SOURCE": 4,
+        "VALIDATION": 5,
         "INFLUENCE": 10,
     }
 

@@ -41,8 +41,19 @@ def sentence(project) -> str:
             {"counterfactuals": {"counts": [0, 10]}},
             "data set 'digits': 10 classes, but the study needs at least 12",
         ),
+        (
+            {"counterfactuals": {"counts": [0, 2], "lists": {"round": "nowhere.txt"}}},
+            "nowhere.txt: no such file; correct the path",
+        ),
     ],
-    ids=["unknown key", "unknown target", "mode twice", "subset too large", "all classes removed"],
+    ids=[
+        "unknown key",
+        "unknown target",
+        "mode twice",
+        "subset too large",
+        "all classes removed",
+        "no list",
+    ],
 )
 def test_bad_config(project, changes, said):
     project.write_study(**changes)

@@ -65,10 +65,19 @@ def ranked_removals(
     """The removals that follow the ranking of each pair, retrained and transferred."""
     jobs = set()
     for pair in pairs:
-        points = [f"{pair.replace(', ', '-')}-{order}-{count}" for order in ("top", "bottom")]
+        points = ranked_points(pair, count)
         jobs |= retrained_models(*points, replicates=replicates)
         jobs |= retrained_transfers(pair, points=points, replicates=replicates)
     return jobs
+
+
+def ranked_points(pair: str, count: int = 2) -> list[str]:
+    return [f"{pair.replace(', ', '-')}-{order}-{count}" for order in ("top", "bottom")]
+
+
+def all_retrained_transfers(*pairs: str) -> set[str]:
+    ranked = [retrained_transfers(pair, points=ranked_points(pair)) for pair in pairs]
+    return retrained_transfers(*pairs).union(*ranked)
 
 
 def summary_and_after(*pairs: str) -> set[str]:
@@ -127,7 +136,8 @@ CHANGED_CODE = {
     "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
     "workflow/transfer_influence/training/loop.py": TRAINING_AND_AFTER,
     "workflow/transfer_influence/training/watching.py": set(),
-    "scripts/transfer.py": transfers_and_after(*PAIRS),
+    "scripts/transfer.py": transfers(*PAIRS) | summary_and_after(*PAIRS),
+    "scripts/counterfactual_transfer.py": all_retrained_transfers(*PAIRS) | curves(*PAIRS),
     "scripts/summarize.py": summary_and_after(*PAIRS),
     "scripts/estimate_influence.py": influence_and_after(*PAIRS) - reliability(*PAIRS),
     "scripts/measure_reliability.py": reliability(*PAIRS),
@@ -229,6 +239,21 @@ def test_one_more_replicate_plans_the_new_models_and_the_curves(clone):
         | ranked_removals(*PAIRS, replicates=[2])
         | curves(*PAIRS)
     )
+
+
+def test_a_list_plans_its_points_and_their_curves(clone):
+    (clone.folder / "round.txt").write_text("0\n8\n6\n")
+    lists = {"lists": {"round": "round.txt"}}
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], **lists})
+    points = ("round-2", "round-3")
+    assert clone.planned() == (
+        retrained_models(*points) | retrained_transfers(*PAIRS, points=points) | curves(*PAIRS)
+    )
+
+
+def test_another_validation_split_plans_the_retrained_transfers_and_the_curves(clone):
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "validation_fraction": 0.5})
+    assert clone.planned() == all_retrained_transfers(*PAIRS) | curves(*PAIRS)
 
 
 def test_another_outcome_plans_the_influences_and_what_follows(clone):

@@ -145,6 +145,14 @@ def test_a_removal_that_became_too_large_stops_before_any_job(finished):
     assert "the study needs at least 11" in run.stdout + run.stderr
 
 
+def test_a_list_with_an_unknown_class_stops_before_any_job(finished):
+    (finished.folder / "round.txt").write_text("0\n88\n")
+    finished.write_study(counterfactuals={"counts": [0], "lists": {"round": "round.txt"}})
+    run = finished.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "round.txt: '88' is neither the name of one of the 10 units" in run.stdout + run.stderr
+
+
 def test_same_bytes_whatever_models_per_job_cores_and_folder(finished, project):
     results = "my results"  # paths with spaces, too
     project.write_study(models_per_job=2, results=results)

@@ -19,6 +19,7 @@ class Stage(IntEnum):
     TRANSFER = 2
     REMOVAL = 3
     COUNTERFACTUAL_SOURCE = 4
+    VALIDATION = 5
     INFLUENCE = 10
 
 

@@ -4,7 +4,6 @@ A *mask* is a bool array (units,), true where the unit is kept. On disk it is pa
 unit, lowest bit first.
 """
 
-import csv
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transfer_influence.config.lists import list_entries
 from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import Subset, Unit
 from transfer_influence.errors import UserError
@@ -190,9 +190,7 @@ def read_units(path: Path, names: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: the file is missing, unreadable or empty, or an entry is no unit or listed twice.
     """
-    entries = _entries(path)
-    if not entries:
-        raise UserError(f"{path}: lists no unit; write at least one.")
+    entries = list_entries(path)
     index = {name: number for number, name in enumerate(names)}
     if not set(entries) <= set(index) and all(entry.isdecimal() for entry in entries):
         index = {str(number): number for number in range(len(names))}
@@ -210,26 +208,6 @@ def read_units(path: Path, names: Sequence[str]) -> np.ndarray:
         twice = names[listed[counts.argmax()]]
         raise UserError(f"{path}: {twice!r} is listed twice; remove one.")
     return units
-
-
-def _entries(path: Path) -> list[str]:
-    """Return the entries of a list as text."""
-    try:
-        if path.suffix == ".npy":
-            return [str(entry) for entry in np.load(path, allow_pickle=False).ravel().tolist()]
-        if path.suffix == ".csv":
-            with path.open(newline="") as opened:
-                rows = [row for row in csv.reader(opened) if row]
-            header = rows[0] if rows else []
-            column = next((header.index(key) for key in ("name", "unit") if key in header), None)
-            return [row[0] for row in rows] if column is None else [row[column] for row in rows[1:]]
-        if path.suffix == ".txt":
-            return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; correct the path.") from None
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: not readable as a list of units ({error}); mend it.") from None
-    raise UserError(f"{path}: not a .txt, .csv or .npy file; write the list as one of these.")
 
 
 def pack(mask: np.ndarray) -> bytes:

@@ -12,7 +12,6 @@ from transfer_influence.config.study import (
     Estimator,
     Intervals,
     Mode,
-    Order,
     Outcome,
     Removal,
     Study,
@@ -52,6 +51,12 @@ class TransferStage(Settings):
     recipe: TargetRecipe
 
 
+class RetrainedTransferStage(TransferStage):
+    """How a retrained source model is transferred; twice, if `validation_fraction` is not 0."""
+
+    validation_fraction: float
+
+
 class InfluenceStage(Settings):
     """How influences are estimated by one estimator."""
 
@@ -70,7 +75,7 @@ class RemovalStage(Settings):
 
     seed: int
     unit: Unit
-    order: Order | None
+    order: str | None
     count: int
     replicate: int
     architecture: Architecture
@@ -112,6 +117,15 @@ def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
         mode=mode,
         architecture=study.source.architecture,
         recipe=study.targets[target].recipe,
+    )
+
+
+def retrained_transfer_stage(study: Study, target: str, mode: Mode) -> RetrainedTransferStage:
+    """Return the settings of the transfers of retrained models to one target in one mode."""
+    assert study.counterfactuals is not None
+    return RetrainedTransferStage(
+        **dict(transfer_stage(study, target, mode)),
+        validation_fraction=study.counterfactuals.validation_fraction,
     )
 
 

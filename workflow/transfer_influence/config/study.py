@@ -4,10 +4,11 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from transfer_influence.config.lists import list_entries
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings, check
 from transfer_influence.errors import UserError
@@ -48,6 +49,18 @@ def _file_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_file_name)]
+
+
+def _order_name(name: str) -> str:
+    # Without "-", no removal of a list has the name of one that follows a ranking.
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"{name!r} names an order; use letters, digits and '_' only")
+    if name in ("none", *get_args(Order)):
+        raise ValueError(f"{name!r} is the name of another order; choose another one")
+    return name
+
+
+ListName = Annotated[str, AfterValidator(_order_name)]
 
 
 def _each_once(values: list[Any]) -> list[Any]:
@@ -234,7 +247,8 @@ class Influence(Settings):
         ["difference_in_means"],
         min_length=1,
         examples=[["ridge", "difference_in_means"]],
-        description="One result file each; the first one makes the ranking. "
+        description="One result file each; the first one makes the ranking, unless "
+        "`counterfactuals.estimator` names another. "
         "`difference_in_means`: models with the class minus models without; `ridge`: linear model, "
         "which takes out the noise of the other classes; `lasso`: linear model with few non-zero "
         "influences.",
@@ -291,10 +305,31 @@ class Counterfactuals(Settings):
         description="How many classes to remove; 0 is the shared baseline.",
         examples=[[0, 50, 100]],
     )
+    lists: dict[ListName, Path] = Field(
+        {},
+        description="Further orders by name: files that list units as `subset.keep` does, removed "
+        "in the order of the file, at each of `counts` that is below their length, and as a whole.",
+        examples=[{"dogs": "config/lists/dogs.txt"}],
+    )
     replicates: PositiveInt = Field(
         3,
         description="Independent retrainings of each point, a job each.",
         examples=[3],
+    )
+    validation_fraction: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of each class of a target's training images by which the best number to "
+        "remove is chosen: each retrained model is transferred once more, without these. 0: no "
+        "second transfer, and no choice.",
+        examples=[0.1],
+    )
+    estimator: Estimator | None = Field(
+        None,
+        description="The one of `influence.estimators` that makes the ranking; the first if not "
+        "given.",
+        examples=["difference_in_means"],
     )
 
     @model_validator(mode="after")
@@ -303,30 +338,46 @@ class Counterfactuals(Settings):
             raise ValueError(f"counts: {min(self.counts)} is negative; remove 0 classes or more")
         return self
 
+    @property
+    def points(self) -> list[tuple[str, int]]:
+        """The points of all curves: an order, or the name of a list, and how many units it removes.
+
+        Raises:
+            UserError: a list is missing, unreadable or empty.
+        """
+        points: list[tuple[str, int]] = []
+        for order in self.orders:
+            points += [(order, count) for count in self.counts]
+        for name, path in self.lists.items():
+            length = len(list_entries(path))
+            points += [(name, count) for count in self.counts if count < length]
+            points.append((name, length))
+        return points
+
 
 @dataclass(frozen=True)
 class Removal:
     """One replicate of a point of a counterfactual curve: the job that trains its source model."""
 
     name: str
-    order: Order | None
+    order: str | None
     count: int
     replicate: int
     ranking: tuple[str, Mode] | None
 
     @classmethod
-    def at(cls, order: Order, count: int, replicate: int, target: str, mode: Mode) -> "Removal":
+    def at(cls, order: str, count: int, replicate: int, target: str, mode: Mode) -> "Removal":
         """Return the removal for one replicate of a point of the curves of one (target, mode).
 
-        Removing nothing is the same for all orders and targets, and a random removal for all
-        targets, so these are trained once and shared.
+        Removing nothing is the same for all orders and targets, and a random or listed removal for
+        all targets, so these are trained once and shared.
         """
         if count == 0:
             return cls(f"none-{replicate}", None, 0, replicate, None)
-        if order == "random":
-            return cls(f"random-{count}-{replicate}", order, count, replicate, None)
-        name = f"{target}-{mode}-{order}-{count}-{replicate}"
-        return cls(name, order, count, replicate, (target, mode))
+        if order in ("top", "bottom"):
+            name = f"{target}-{mode}-{order}-{count}-{replicate}"
+            return cls(name, order, count, replicate, (target, mode))
+        return cls(f"{order}-{count}-{replicate}", order, count, replicate, None)
 
 
 class Study(Settings):
@@ -395,7 +446,18 @@ class Study(Settings):
                 "source.subset lists what every model sees, so no influence can be estimated and "
                 "nothing ranked; remove `counterfactuals`"
             )
+        if self.ranked_by not in self.influence.estimators:
+            raise ValueError(
+                f"counterfactuals.estimator: {self.ranked_by!r} is not among influence.estimators; "
+                "add it there"
+            )
         return self
+
+    @property
+    def ranked_by(self) -> Estimator:
+        """The estimator whose influences make the ranking."""
+        chosen = self.counterfactuals and self.counterfactuals.estimator
+        return chosen or self.influence.estimators[0]
 
     def dataset_of(self, target: str) -> str:
         """Return the name of a target's data set."""
@@ -425,14 +487,17 @@ class Study(Settings):
         return [shard_name(first, size) for first in range(0, self.models, size)]
 
     def removals(self, target: str, mode: Mode) -> list[Removal]:
-        """Return all that is removed for the curves of one (target, mode), each once."""
+        """Return all that is removed for the curves of one (target, mode), each once.
+
+        Raises:
+            UserError: see `Counterfactuals.points`.
+        """
         plan = self.counterfactuals
         if plan is None:
             return []
         removals = [
             Removal.at(order, count, replicate, target, mode)
-            for order in plan.orders
-            for count in plan.counts
+            for order, count in plan.points
             for replicate in range(plan.replicates)
         ]
         return list(dict.fromkeys(removals))
@@ -444,8 +509,13 @@ class Study(Settings):
 
     @property
     def least_units(self) -> int:
-        """The number of source units that the subset and the removals need at least."""
-        removed = max(self.counterfactuals.counts) if self.counterfactuals else 0
+        """The number of source units that the subset and the removals need at least.
+
+        Raises:
+            UserError: see `Counterfactuals.points`.
+        """
+        points = self.counterfactuals.points if self.counterfactuals else []
+        removed = max((count for _, count in points), default=0)
         return max(removed + 2, self.source.subset.least_units)
 
 
@@ -459,7 +529,7 @@ def check_units(dataset: str, unit: Unit, units: int, least: int) -> None:
         raise UserError(
             f"data set {dataset!r}: {units} {PLURAL[unit]}, but the study needs at least {least}, "
             f"so that a subset sees one and misses one, and two are left after a removal; change "
-            f"source.subset or counterfactuals.counts."
+            f"source.subset or counterfactuals.counts, or shorten counterfactuals.lists."
         )
 
 

@@ -1,5 +1,6 @@
 """Which units a retrained model loses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,32 +9,39 @@ from transfer_influence.config.stages import RemovalStage
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import read_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
-from transfer_influence.subsets import LEAST_KEPT, SourceModel
+from transfer_influence.subsets import LEAST_KEPT, SourceModel, read_units
 
 
-def retrained_model(stage: RemovalStage, ranking: Path | None, units: int) -> SourceModel:
-    """Return the model to train for one removal; its number is that of the replicate.
+def retrained_model(stage: RemovalStage, ranking: Path | None, names: Sequence[str]) -> SourceModel:
+    """Return the model to train without some of the units called `names`.
 
-    A replicate has the same seeds whatever is removed, so that two points of a curve differ by the
-    units and not by luck with the initial weights.
+    Its number is that of the replicate. A replicate has the same seeds whatever is removed, so that
+    two points of a curve differ by the units and not by luck with the initial weights.
 
     Raises:
-        UserError: too few units would be left, or the ranking is not one of all source units.
+        UserError: too few units would be left; or see `removal_order`.
     """
-    removed = removal_order(stage, ranking, units)[: stage.count]
+    removed = removal_order(stage, ranking, names)[: stage.count]
     seeds = stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, stage.replicate)
-    return SourceModel(stage.replicate, kept_mask(removed, units), TrainingSeeds.from_stream(seeds))
+    mask = kept_mask(removed, len(names))
+    return SourceModel(stage.replicate, mask, TrainingSeeds.from_stream(seeds))
 
 
-def removal_order(stage: RemovalStage, ranking: Path | None, units: int) -> np.ndarray:
-    """Return all unit indices (int64) in the order in which the model loses them.
+def removal_order(stage: RemovalStage, ranking: Path | None, names: Sequence[str]) -> np.ndarray:
+    """Return unit indices (int64) in the order in which the model loses them.
 
-    The baseline, which has no order, loses none, so any order will do. A `random` order is another
-    one for each replicate.
+    All units, or for a named order those of its list. The baseline, which has no order, loses none,
+    so any order will do. A `random` order is another one for each replicate.
+
+    Args:
+        stage: what to remove.
+        ranking: table of the ranking, or the list of a named order.
+        names: of all source units.
 
     Raises:
-        UserError: the ranking is not one of all source units.
+        UserError: the ranking is not one of all source units, or the list is wrong.
     """
+    units = len(names)
     if stage.order is None:
         return np.arange(units)
     if stage.order == "random":
@@ -41,6 +49,8 @@ def removal_order(stage: RemovalStage, ranking: Path | None, units: int) -> np.n
         return np.random.default_rng(seed).permutation(units)
     if ranking is None:
         raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")
+    if stage.order not in ("top", "bottom"):
+        return read_units(ranking, names)
     ranked = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
     if not np.array_equal(np.sort(ranked), np.arange(units)):
         raise UserError(
@@ -58,8 +68,8 @@ def kept_mask(removed: np.ndarray, units: int) -> np.ndarray:
     """
     if len(removed) > units - LEAST_KEPT:
         raise UserError(
-            f"counterfactuals.counts: removing {len(removed)} of {units} units leaves fewer than "
-            f"{LEAST_KEPT} to train on; lower it."
+            f"counterfactuals: removing {len(removed)} of {units} units leaves fewer than "
+            f"{LEAST_KEPT} to train on; lower `counts`, or shorten the list."
         )
     mask = np.ones(units, dtype=bool)
     mask[removed] = False

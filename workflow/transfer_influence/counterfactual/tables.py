@@ -20,8 +20,9 @@ def summarize_counterfactual(
     """Write one row a retrained model, but for those that failed.
 
     Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
-    `accuracy`, `class_accuracy` and `auroc` on the target's test split, `source_accuracy` on the
-    classes that were left, and `mask`.
+    `accuracy` on the target's test split, `validation_accuracy` on its validation split (null if
+    there is none), `class_accuracy` and `auroc` on the test split, `source_accuracy` on the classes
+    that were left, and `mask`.
 
     Args:
         transfers: tables of transferred models, one for each removal.
@@ -70,6 +71,11 @@ def point_rows(point: tuple[str, int], rows: pa.Table, source: pa.Table) -> pa.T
             "removed": pa.array([removed] * len(rows), pa.int32()),
             "replicate": rows["model"],
             "accuracy": rows["accuracy"],
+            "validation_accuracy": (
+                rows["validation_accuracy"]
+                if "validation_accuracy" in rows.column_names
+                else pa.nulls(len(rows), pa.float64())
+            ),
             "class_accuracy": rows["class_accuracy"],
             "auroc": rows["auroc"],
             "source_accuracy": source["accuracy"],

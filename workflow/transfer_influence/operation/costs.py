@@ -137,6 +137,7 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
         UserError: the data set has not been converted.
     """
     recipe = recipe_of(study, group)
+    validation = validation_cost(study, group, calibration)
     seconds = [
         calibration.startup
         + group.models
@@ -144,6 +145,7 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
             calibration.model
             + steps_of_model(recipe, examples) * calibration.step
             + evaluations_of_model(recipe) * calibration.evaluation
+            + validation
         )
         for examples in examples_of_jobs(study, group)
     ]
@@ -153,6 +155,25 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
         weights_bytes=calibration.weights_bytes,
         row_bytes=calibration.row_bytes,
         past_jobs=0,
+    )
+
+
+def validation_cost(study: Study, group: JobGroup, calibration: Calibration) -> float:
+    """Return the seconds that the second transfer of a retrained model takes, if there is one.
+
+    Raises:
+        UserError: the data set has not been converted.
+    """
+    plan = study.counterfactuals
+    if group.rule != "counterfactual_transfer" or not plan or not plan.validation_fraction:
+        return 0.0
+    recipe, sidecar = recipe_of(study, group), sidecar_of(study, dataset_of(study, group))
+    held_out = round(plan.validation_fraction * sidecar.train_count)
+    evaluation = calibration.evaluation * held_out / sidecar.test_count
+    return (
+        calibration.model
+        + steps_of_model(recipe, sidecar.train_count - held_out) * calibration.step
+        + evaluations_of_model(recipe) * evaluation
     )
 
 
@@ -268,4 +289,8 @@ def _deciding_settings(study: Study, group: JobGroup) -> dict[str, Any]:
     }
     if group.rule == "train_sources":
         settings["subset"] = study.source.subset
-    return {key: each.model_dump(mode="json") for key, each in settings.items()}
+    deciding: dict[str, Any] = {key: each.model_dump(mode="json") for key, each in settings.items()}
+    if group.rule == "counterfactual_transfer":
+        assert study.counterfactuals is not None
+        deciding["validation_fraction"] = study.counterfactuals.validation_fraction
+    return deciding

@@ -47,9 +47,11 @@ from transfer_influence.subsets import (
 )
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, NotFiniteError, train
-from transfer_influence.training.watching import watching
+from transfer_influence.training.watching import Watch, watching
 
 log = logging.getLogger(__name__)
+
+ValidationSplit = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def best_device() -> torch.device:
@@ -241,10 +243,13 @@ def transfer(
     table: Path,
     origin: Origin,
     options: JobOptions,
+    validation: ValidationSplit | None = None,
 ) -> None:
     """Transfer every source model of a shard to one target; write one row a model.
 
-    A source model that failed has a row that says so here too.
+    A source model that failed has a row that says so here too. With a validation split, each model
+    is transferred once more, by the other training images alone, and its row has the accuracy of
+    that on the split, as `validation_accuracy`.
 
     Args:
         weights: safetensors file of the source models.
@@ -255,9 +260,11 @@ def transfer(
         table: Parquet file to write.
         origin: as in `train_sources`.
         options: how to run.
+        validation: from the labels of the training images to the indices of those to train on and
+            of those to evaluate on.
 
     Raises:
-        UserError: as in `train_sources`.
+        UserError: as in `train_sources`; or see `validation`.
     """
     started = time.monotonic()
     shard = PartialShard([table], origin.digest)
@@ -271,27 +278,45 @@ def transfer(
         test_examples = np.arange(len(test_loader.labels))
         normalize = Normalize(sidecar, device)
 
-        def transfer_one(number: int) -> tuple[pa.Table, None]:
-            name = f"source model {number} on {stage.target}, {stage.mode}"
+        parts = validation(train_loader.labels) if validation else None
+
+        def outcome(
+            number: int,
+            name: str,
+            examples: np.ndarray,
+            loader: Loader,
+            tests: np.ndarray,
+            watch: Watch | None = None,
+        ) -> Evaluation:
+            """Transfer a model by some training images, and evaluate it on others."""
             model = build_model(stage.architecture, len(sidecar.classes), seeds(number).weights)
             load_backbone(model, read_weights(weights, number))
             freeze_for(model, stage.mode)
             model = place(model, device)
 
             def tested() -> Evaluation:
-                return evaluate(model, test_loader, test_examples, normalize, stage.recipe, device)
+                return evaluate(model, loader, tests, normalize, stage.recipe, device)
 
-            with watching(options.tensorboard, table, number) as watch:
-                train(
-                    *(model, train_loader, train_examples, normalize, stage.recipe),
-                    *(seeds(number), device, name),
-                    test=lambda: summed_up(tested()),
-                    watch=watch,
-                )
+            train(
+                *(model, train_loader, examples, normalize, stage.recipe),
+                *(seeds(number), device, name),
+                test=lambda: summed_up(tested()),
+                watch=watch,
+            )
             evaluation = tested()
             check_loss(evaluation, name, seeds(number), stage.recipe)
             log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
-            return transfer_row(number, evaluation), None
+            return evaluation
+
+        def transfer_one(number: int) -> tuple[pa.Table, None]:
+            name = f"source model {number} on {stage.target}, {stage.mode}"
+            with watching(options.tensorboard, table, number) as watch:
+                tested = outcome(number, name, train_examples, test_loader, test_examples, watch)
+            row = transfer_row(number, tested)
+            if parts:
+                validated = outcome(number, f"{name}, validated", parts[0], train_loader, parts[1])
+                row = row.append_column("validation_accuracy", pa.array([validated.accuracy]))
+            return row, None
 
         for number in shard.unfinished(list(source_failed)):
             failed = model_column(number, failed=True)

@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Transfer a retrained source model to one target in one mode, once more to validate."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import RetrainedTransferStage
+from transfer_influence.counterfactual.validation import validation_split
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
+from transfer_influence.outcomes.shards import transfer
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("counterfactual_transfer"):
+        stage = parse(RetrainedTransferStage, arguments.settings)
+        data = read_sidecar(arguments.data / "dataset.json")
+        inputs = {"data": data.digest, "sources": file_digest(arguments.sources)}
+        transfer(
+            weights=arguments.weights,
+            sources=arguments.sources,
+            stage=stage,
+            seeds=lambda model: TrainingSeeds.from_stream(
+                stream(stage.seed, Stage.TRANSFER, model, stage.target, stage.mode)
+            ),
+            data=arguments.data,
+            table=arguments.table,
+            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            options=JobOptions.of(arguments),
+            validation=validation_split(stage),
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--settings", required=True, help="target, mode, recipe, split, seed; as JSON"
+    )
+    parser.add_argument("--weights", required=True, type=Path, help="weights of the source models")
+    parser.add_argument("--sources", required=True, type=Path, help="table of the source models")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the target data set")
+    parser.add_argument("--table", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    JobOptions.add_to(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
