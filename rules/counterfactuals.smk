@@ -84,6 +84,7 @@ rule summarize_counterfactual:
         sources=removals_of(f"{results}/counterfactuals/sources/{{removal}}.parquet"),
     output:
         table=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
+        summary=f"{results}/counterfactuals/{{target}}/{{mode}}.summary.parquet",
     log:
         f"{results}/logs/summarize_counterfactual/{{target}}/{{mode}}.log",
     benchmark:
@@ -100,4 +101,4 @@ rule summarize_counterfactual:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " --output {output.table:q} --code {params.code} 2>> {log:q}"
+        " --output {output.table:q} --summary {output.summary:q} --code {params.code} 2>> {log:q}"

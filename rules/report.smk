@@ -153,6 +153,7 @@ rule plot_reliability:
 rule plot_counterfactuals:
     input:
         counterfactuals=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
+        summary=f"{results}/counterfactuals/{{target}}/{{mode}}.summary.parquet",
     output:
         svg=report(
             f"{results}/report/{{target}}/{{mode}}/counterfactuals.svg",
@@ -183,7 +184,8 @@ rule plot_counterfactuals:
     message:
         "Draw the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q} {params.shown}"
+        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q}"
+        " --summary {input.summary:q} {params.shown}"
         " --title '{wildcards.target}, {wildcards.mode}'"
         " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw accuracy against the number of removed source classes, and write its means as CSV."""
+"""Draw accuracy against the number of removed source classes, and write its summary as CSV."""
 
 import argparse
 from pathlib import Path
@@ -18,9 +18,11 @@ from transfer_influence.progress import command_line
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_counterfactuals"):
-        figure = counterfactual_curves(arguments.counterfactuals, arguments.title, arguments.unit)
+        figure = counterfactual_curves(
+            arguments.counterfactuals, arguments.summary, arguments.title, arguments.unit
+        )
         save(figure, arguments.svg, arguments.png)
-        save_table(counterfactual_table(arguments.counterfactuals), arguments.csv)
+        save_table(counterfactual_table(arguments.summary), arguments.csv)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--counterfactuals", required=True, type=Path, help="table of retrained models"
     )
+    parser.add_argument("--summary", required=True, type=Path, help="summary of these")
     parser.add_argument(
         "--title", required=True, help='what the title begins with, such as "uci_digits, fixed"'
     )

@@ -23,6 +23,7 @@ from scipy.stats import t
 
 from transfer_influence import figures
 from transfer_influence.config.study import Order, Outcome
+from transfer_influence.counterfactual.curves import write_summary
 from transfer_influence.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,12 +66,19 @@ def write_counterfactuals(folder: Path, replicates: int, baseline: bool = True) 
             "removed": pa.array(removed, pa.int32()),
             "replicate": pa.array(replicate, pa.int64()),
             "accuracy": rng.uniform(0.6, 0.9, len(rows)),
+            "validation_accuracy": rng.uniform(0.6, 0.9, len(rows)),
             "class_accuracy": [[0.5, 0.5]] * len(rows),
             "auroc": pa.nulls(len(rows), pa.float64()),
             "source_accuracy": rng.uniform(0.9, 1.0, len(rows)),
             "mask": [b"\x00"] * len(rows),
         },
     )
+
+
+def summary_of(counterfactuals: Path) -> Path:
+    path = counterfactuals.with_suffix(".summary.parquet")
+    write_summary(counterfactuals, path, "{}")
+    return path
 
 
 def write_summaries(folder: Path, count: int, models: int = 64) -> list[Path]:
@@ -297,7 +305,7 @@ def test_every_order_has_colour_and_name():
 
 def test_curves_are_means_over_replicates_in_per_cent(tmp_path):
     path = write_counterfactuals(tmp_path, 4)
-    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     for order, (label, *_) in figures.ORDERS.items():
         line = found[label].lines[0]
         assert line.get_xdata() == pytest.approx([0, 2, 4, 8])
@@ -308,7 +316,7 @@ def test_curves_are_means_over_replicates_in_per_cent(tmp_path):
 
 def test_orders_share_the_point_with_nothing_removed(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
-    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     baseline = (0, 100 * accuracies(path, "none", 0).mean())
     assert len(found) == 4  # three orders, and the point itself
     for curve in found.values():
@@ -317,7 +325,7 @@ def test_orders_share_the_point_with_nothing_removed(tmp_path):
 
 def test_counterfactual_intervals_are_those_of_student(tmp_path):
     path = write_counterfactuals(tmp_path, 5)
-    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     for order, (label, *_) in figures.ORDERS.items():
         ends = segments(found[label])[1:, :, 1]  # the first point is the baseline
         for (low, high), removed in zip(ends, (2, 4, 8), strict=True):
@@ -327,37 +335,66 @@ def test_counterfactual_intervals_are_those_of_student(tmp_path):
             assert (high + low) / 2 == pytest.approx(values.mean())
 
 
-def test_the_t_interval_of_three_replicates_by_hand(tmp_path):
-    columns = {
-        "order": ["top"] * 3,
-        "removed": [1] * 3,
-        "accuracy": [0.1, 0.2, 0.3],
-        "source_accuracy": [1.0] * 3,
-    }
-    row = figures.counterfactual_table(write(tmp_path / "three.parquet", columns)).iloc[0]
-    # 4.302653 is the 97.5 % point of Student's t with 2 degrees of freedom, from a printed table.
-    half = 4.302653 * 0.1 / np.sqrt(3)
-    assert (row["low"], row["high"]) == pytest.approx((0.2 - half, 0.2 + half))
-
-
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_no_intervals_from_fewer_than_three_replicates(tmp_path, replicates):
     path = write_counterfactuals(tmp_path, replicates)
-    figure = figures.counterfactual_curves(path, "digits, fixed")
+    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert not any(curve.has_yerr for curve in curves(figure.axes[0]).values())
     assert "interval" not in legend_title(figure)
-    table = figures.counterfactual_table(path)
+    table = figures.counterfactual_table(summary_of(path))
     assert table["low"].isna().all()
 
 
 def test_the_legend_says_what_the_intervals_are(tmp_path):
-    figure = figures.counterfactual_curves(write_counterfactuals(tmp_path, 3), "digits, fixed")
+    path = write_counterfactuals(tmp_path, 3)
+    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert "95 % t-interval" in legend_title(figure)
+
+
+def rings(figure: Figure) -> list[list[float]]:
+    """Where rings are drawn."""
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
+    return [point for line in hollow for point in line.get_xydata().tolist()]
+
+
+def test_a_ring_marks_the_best_number_of_each_order(tmp_path):
+    path = write_counterfactuals(tmp_path, 3)
+    summary = pq.read_table(summary_of(path)).to_pandas()
+    expected = []
+    for order in figures.ORDERS:
+        best = summary[summary["order"] == order]["best_removed"].iloc[0]
+        values = accuracies(path, order if best else "none", best)
+        expected.append(pytest.approx([best, 100 * values.mean()]))
+    assert rings(figures.counterfactual_curves(path, summary_of(path), "digits, fixed")) == expected
+
+
+def test_without_validation_there_are_no_rings(tmp_path):
+    table = pq.read_table(write_counterfactuals(tmp_path, 3))
+    column = table.column_names.index("validation_accuracy")
+    nulls = pa.nulls(len(table), pa.float64())
+    path = tmp_path / "other.parquet"
+    pq.write_table(table.set_column(column, "validation_accuracy", nulls), path)
+    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    assert rings(figure) == []
+    assert "ring" not in legend_title(figure)
+
+
+def test_lists_are_curves_by_their_names(tmp_path):
+    table = pq.read_table(write_counterfactuals(tmp_path, 3)).to_pandas()
+    table["order"] = table["order"].replace({"top": "cats", "random": "dogs"})
+    path = tmp_path / "lists.parquet"
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
+    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    assert set(found) >= {"most harmful first", "cats", "dogs"}
+    means = [100 * accuracies(path, "dogs", removed).mean() for removed in (2, 4, 8)]
+    assert found["dogs"].lines[0].get_ydata()[1:] == pytest.approx(means)
+    colours = [curve.lines[0].get_color() for curve in found.values()]
+    assert len(set(colours)) == len(colours)
 
 
 def test_every_single_model_is_a_dot(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
-    (axes,) = figures.counterfactual_curves(path, "digits, fixed").axes
+    (axes,) = figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes
     dots = [line for line in axes.lines if line.get_alpha() is not None]
     drawn = sorted(value for line in dots for value in line.get_ydata())
     table = pq.read_table(path).to_pandas()
@@ -368,7 +405,7 @@ def test_curves_without_baseline_or_some_orders(tmp_path):
     table = pq.read_table(write_counterfactuals(tmp_path, 3, baseline=False))
     path = tmp_path / "top.parquet"
     pq.write_table(table.filter(pa.compute.equal(table["order"], "top")), path)
-    found = curves(figures.counterfactual_curves(path, "digits, fixed").axes[0])
+    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     assert list(found) == ["most helpful first"]
     assert found["most helpful first"].lines[0].get_xdata() == pytest.approx([2, 4, 8])
 
@@ -464,12 +501,13 @@ def test_contact_sheet_says_how_many_classes_it_leaves_out():
 def every_figure(folder: Path, classes: int) -> dict[str, Figure]:
     labels = np.repeat(np.arange(min(classes, 20)), 8)
     names = [f"class {number}" for number in range(classes)]
+    counterfactuals = write_counterfactuals(folder, 3)
     return {
         "influences": figures.influence_bars(
             write_ranking(folder, classes), "raw_margin", "digits, fixed"
         ),
         "counterfactuals": figures.counterfactual_curves(
-            write_counterfactuals(folder, 3), "digits, fixed"
+            counterfactuals, summary_of(counterfactuals), "digits, fixed"
         ),
         "accuracies": figures.accuracy_distributions(write_summaries(folder, 1), ["a, fixed"]),
         "dataset": figures.contact_sheet(
@@ -570,7 +608,8 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
 
 def test_plot_counterfactuals_writes_figure_and_csv(tmp_path):
     path = write_counterfactuals(tmp_path, 4)
-    arguments = ["--counterfactuals", path, "--title", "digits, fixed", "--unit", "class"]
+    arguments = ["--counterfactuals", path, "--summary", summary_of(path)]
+    arguments += ["--title", "digits, fixed", "--unit", "class"]
     done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     csv = pd.read_csv(tmp_path / "report" / "figure.csv", keep_default_na=False)
@@ -607,6 +646,8 @@ def test_plot_dataset_draws_the_images_of_a_beton(tmp_path, height, width):
 def test_a_missing_table_is_one_sentence_on_the_screen(tmp_path):
     arguments = [
         "--counterfactuals",
+        tmp_path / "none.parquet",
+        "--summary",
         tmp_path / "none.parquet",
         "--title",
         "digits, fixed",

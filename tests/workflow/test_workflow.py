@@ -67,6 +67,8 @@ def test_counterfactuals_remove_what_the_ranking_says(finished, target, mode):
     table = pd.read_parquet(finished.results / "counterfactuals" / target / f"{mode}.parquet")
     points = table.groupby(["order", "removed"]).size().to_dict()
     assert points == {("none", 0): 2, ("top", 2): 2, ("bottom", 2): 2, ("random", 2): 2}
+    assert table["validation_accuracy"].between(0, 1).all()
+    assert (table["validation_accuracy"] != table["accuracy"]).any()
     ranking = pd.read_parquet(finished.results / "influences" / target / mode / "ranking.parquet")
     removed = ~unpack(table["mask"].tolist(), SOURCE_CLASSES)
     expected = {"top": set(ranking["unit"][:2]), "bottom": set(ranking["unit"][-2:]), "none": set()}

@@ -5,6 +5,7 @@ Equal inputs give equal bytes: the user's own matplotlibrc, dates and random ids
 are those of Okabe & Ito, which colour-blind readers can tell apart.
 """
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
-from scipy.stats import t
 
-from transfer_influence.config.study import PLURAL, Estimator, Outcome, Unit
+from transfer_influence.config.study import BASELINE, PLURAL, Estimator, Outcome, Unit
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.influence.reliability import ENOUGH, spearman_brown
@@ -42,7 +42,8 @@ ORDERS = {
     "bottom": ("most harmful first", VERMILION, "s"),
     "random": ("random", BLACK, "^"),
 }
-BASELINE = "none"
+# Colour and marker of lists, in turn.
+LIST_STYLES = [("#009E73", "v"), ("#CC79A7", "P"), ("#E69F00", "X"), ("#56B4E9", "*")]
 # Estimator → what the legend calls it, colour, marker.
 ESTIMATORS: dict[Estimator, tuple[str, str, str]] = {
     "difference_in_means": ("difference in means", BLUE, "o"),
@@ -54,7 +55,6 @@ WIDTH = 7.5  # inches, the text width of a report
 MOST_BARS = 40
 MOST_ROWS = 10_000  # of a table
 MOST_CLASSES, EXAMPLES = 20, 8
-LEAST_REPLICATES = 3  # for an interval; below, the single models say more
 
 STYLE = {
     "figure.constrained_layout.use": True,
@@ -92,24 +92,14 @@ def influence_table(ranking: Path) -> pd.DataFrame:
     return rows
 
 
-def counterfactual_table(counterfactuals: Path) -> pd.DataFrame:
-    """Summarise the retrained models: one row an order and number of removed units.
+def counterfactual_table(summary: Path) -> pd.DataFrame:
+    """Return the summary of the retrained models: one row an order and number of removed units.
 
-    Columns: `order` (`none` for the baseline), `removed`, `replicates`, `accuracy` and
-    `source_accuracy` (means), `standard_deviation` of the accuracy, and `low` and `high`, its 95 %
-    t-interval: of the mean, where there are at least three replicates.
+    For its columns see `counterfactual.curves.summary_of`.
     """
-    rows = _rows(counterfactuals, ["order", "removed", "accuracy", "source_accuracy"])
-    rows["order"] = pd.Categorical(rows["order"], [BASELINE, *ORDERS])  # sorts in this order
-    table = rows.groupby(["order", "removed"], as_index=False, observed=True).agg(
-        replicates=("accuracy", "size"),
-        accuracy=("accuracy", "mean"),
-        source_accuracy=("source_accuracy", "mean"),
-        standard_deviation=("accuracy", "std"),
-    )
-    count = table["replicates"].where(table["replicates"] >= LEAST_REPLICATES)
-    half = t.ppf(0.975, count - 1) * table["standard_deviation"] / np.sqrt(count)
-    return table.assign(low=table["accuracy"] - half, high=table["accuracy"] + half)
+    columns = ["order", "removed", "replicates", "accuracy", "low", "high", "best_removed"]
+    _rows(summary, columns)
+    return _rows(summary, open_table(summary).schema_arrow.names)
 
 
 def accuracy_table(summaries: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
@@ -179,21 +169,26 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
 
 
 @styled
-def counterfactual_curves(counterfactuals: Path, target: str, unit: Unit = "class") -> Figure:
+def counterfactual_curves(
+    counterfactuals: Path, summary: Path, target: str, unit: Unit = "class"
+) -> Figure:
     """Draw the target accuracy against the number of removed units, one line an order.
 
-    All lines start at the models that lost nothing.
+    All lines start at the models that lost nothing. A ring marks the number of each order that is
+    best by validation accuracy.
     """
-    table = counterfactual_table(counterfactuals)
+    table = counterfactual_table(summary)
     models = _rows(counterfactuals, ["order", "removed", "accuracy"])
     figure = Figure(figsize=(WIDTH, 4.4))
     axes = figure.subplots()
     baseline = table[table["order"] == BASELINE]
-    for order, (label, colour, marker) in ORDERS.items():
+    for order, (label, colour, marker) in _order_styles(table).items():
         points = table[table["order"] == order]
         if len(points):
-            _curve(axes, pd.concat([baseline, points]), colour, marker, label)
+            points = pd.concat([baseline, points])
+            _curve(axes, points, colour, marker, label)
             _dots(axes, models[models["order"] == order], colour)
+            _ring(axes, points, colour)
     if len(baseline):
         level = 100 * baseline["accuracy"].item()
         axes.axhline(level, color=GREY, linewidth=1.0, linestyle=":", label="nothing removed")
@@ -204,10 +199,11 @@ def counterfactual_curves(counterfactuals: Path, target: str, unit: Unit = "clas
     axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
     axes.set_ylabel("accuracy on the target (%)")
     drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
+    ring = "; ring: best by validation" if table["best_removed"].notna().any() else ""
     figure.legend(
         loc="outside lower center",
         ncols=4,
-        title=f"Order of removal ({drawn}; faint dots: single retrained models)",
+        title=f"Order of removal ({drawn}; faint dots: single retrained models{ring})",
     )
     _title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
     return figure
@@ -409,6 +405,28 @@ def _curve(axes: Axes, points: pd.DataFrame, colour: str, marker: str, label: st
         capsize=3,
         label=label,
     )
+
+
+def _ring(axes: Axes, points: pd.DataFrame, colour: str) -> None:
+    """Draw a ring around the point of a curve that is best by validation accuracy, if one is."""
+    best = points[points["removed"] == points["best_removed"].iloc[-1]]
+    axes.plot(
+        best["removed"],
+        100 * best["accuracy"],
+        linestyle="none",
+        marker="o",
+        markersize=12,
+        markerfacecolor="none",
+        markeredgecolor=colour,
+        markeredgewidth=1.4,
+    )
+
+
+def _order_styles(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """Return label, colour and marker of each order, lists by their names after the known ones."""
+    lists = [order for order in table["order"].unique() if order not in (BASELINE, *ORDERS)]
+    styles = zip(lists, itertools.cycle(LIST_STYLES))
+    return ORDERS | {name: (_short(name, 30), *look) for name, look in styles}
 
 
 def _dots(axes: Axes, models: pd.DataFrame, colour: str) -> None:

@@ -15,6 +15,7 @@ from transfer_influence.errors import UserError
 
 Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
+BASELINE = "none"  # stands for the order where nothing is removed
 Estimator = Literal["difference_in_means", "ridge", "lasso"]
 Intervals = Literal["closed_form", "bootstrap"]
 FailedModels = Literal["stop", "exclude"]
@@ -55,7 +56,7 @@ def _order_name(name: str) -> str:
     # Without "-", no removal of a list has the name of one that follows a ranking.
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"{name!r} names an order; use letters, digits and '_' only")
-    if name in ("none", *get_args(Order)):
+    if name in (BASELINE, *get_args(Order)):
         raise ValueError(f"{name!r} is the name of another order; choose another one")
     return name
 
@@ -373,7 +374,7 @@ class Removal:
         all targets, so these are trained once and shared.
         """
         if count == 0:
-            return cls(f"none-{replicate}", None, 0, replicate, None)
+            return cls(f"{BASELINE}-{replicate}", None, 0, replicate, None)
         if order in ("top", "bottom"):
             name = f"{target}-{mode}-{order}-{count}-{replicate}"
             return cls(name, order, count, replicate, (target, mode))

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from transfer_influence.config.study import BASELINE
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import read_provenance, write_table
 
 log = logging.getLogger(__name__)
-
-BASELINE = "none"  # stands in column `order` for the models that lost nothing
 
 
 def summarize_counterfactual(

@@ -1,0 +1,190 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import ttest_rel
+
+from transfer_influence.counterfactual.curves import summary_of, write_summary
+from transfer_influence.outcomes.tables import read_provenance, write_table
+
+# 97.5 % points of Student's t with 2 and 3 degrees of freedom, from a printed table.
+T2, T3 = 4.302653, 3.182446
+
+
+def models_of(
+    curves: dict[tuple[str, int], list[float]],
+    validation: dict[tuple[str, int], float] | None = None,
+) -> pd.DataFrame:
+    """Retrained models: accuracies of the replicates of each point, by order and number removed."""
+    return pd.DataFrame(
+        [
+            {
+                "order": order,
+                "removed": removed,
+                "replicate": replicate,
+                "accuracy": accuracy,
+                "validation_accuracy": (validation or {}).get((order, removed), np.nan),
+                "source_accuracy": 0.9,
+            }
+            for (order, removed), accuracies in curves.items()
+            for replicate, accuracy in enumerate(accuracies)
+        ]
+    )
+
+
+def row(table: pd.DataFrame, order: str, removed: int) -> pd.Series:
+    return table[(table["order"] == order) & (table["removed"] == removed)].iloc[0]
+
+
+CURVES = {
+    ("none", 0): [0.70, 0.72, 0.74],
+    ("top", 2): [0.60, 0.64, 0.65],
+    ("top", 6): [0.40, 0.44, 0.48],
+    ("bottom", 2): [0.71, 0.75, 0.76],
+    ("bottom", 6): [0.70, 0.71, 0.75],
+    ("random", 2): [0.68, 0.70, 0.72],
+    ("random", 6): [0.60, 0.60, 0.63],
+}
+# Best on the test split: bottom 2. On the validation split: bottom 6, and top 0.
+VALIDATION = {
+    ("none", 0): 0.5,
+    ("top", 2): 0.4,
+    ("top", 6): 0.3,
+    ("bottom", 2): 0.45,
+    ("bottom", 6): 0.55,
+    ("random", 2): 0.5,
+    ("random", 6): 0.5,
+}
+
+
+def test_a_point_has_the_mean_of_its_replicates_and_the_t_interval_by_hand():
+    point = row(summary_of(models_of({("top", 1): [0.1, 0.2, 0.3]})), "top", 1)
+    half = T2 * 0.1 / np.sqrt(3)
+    assert point["replicates"] == 3
+    assert point["standard_deviation"] == pytest.approx(0.1)
+    assert (point["accuracy"], point["low"], point["high"]) == pytest.approx(
+        (0.2, 0.2 - half, 0.2 + half)
+    )
+
+
+def test_the_best_number_is_chosen_by_validation_even_where_the_test_split_disagrees():
+    table = summary_of(models_of(CURVES, VALIDATION))
+    assert row(table, "bottom", 2)["accuracy"] > row(table, "bottom", 6)["accuracy"]
+    assert set(table[table["order"] == "bottom"]["best_removed"]) == {6}
+    shuffled = models_of(CURVES, VALIDATION)
+    shuffled["accuracy"] = np.random.default_rng(0).permutation(shuffled["accuracy"])
+    best = ["order", "removed", "best_removed"]
+    pd.testing.assert_frame_equal(summary_of(shuffled)[best], table[best])
+
+
+def test_removing_nothing_can_be_best_and_wins_ties():
+    table = summary_of(models_of(CURVES, VALIDATION))
+    for order in ("top", "random"):  # all numbers of `random` are equally good
+        assert row(table, order, 6)["best_removed"] == 0
+        gain = row(table, order, 6)[["gain", "gain_low", "gain_high"]]
+        assert gain.tolist() == [0, 0, 0]
+
+
+def test_the_gain_is_on_the_test_split_and_paired_by_replicates():
+    found = row(summary_of(models_of(CURVES, VALIDATION)), "bottom", 2)
+    differences = np.array([0.70 - 0.70, 0.71 - 0.72, 0.75 - 0.74])
+    half = T2 * differences.std(ddof=1) / np.sqrt(3)
+    mean = differences.mean()
+    expected = (mean, mean - half, mean + half)
+    assert tuple(found[["gain", "gain_low", "gain_high"]]) == pytest.approx(expected)
+    paired = ttest_rel(CURVES["bottom", 6], CURVES["none", 0]).confidence_interval(0.95)
+    assert (found["gain_low"], found["gain_high"]) == pytest.approx(tuple(paired))
+
+
+def test_the_area_of_straight_lines_is_that_of_the_triangle():
+    # All start at 0.8; per unit, top loses 0.05 and random 0.02; the replicate shifts whole curves.
+    counts, shifts = [1, 4, 10], np.array([0.0, 0.01, 0.05])
+    curves = {("none", 0): list(0.8 + shifts)}
+    for (order, slope), removed in itertools.product(
+        [("top", 0.05), ("bottom", -0.01), ("random", 0.02)], counts
+    ):
+        curves[order, removed] = list(0.8 + shifts - slope * removed)
+    table = summary_of(models_of(curves))
+    for order, area in [("top", -0.03 * 10 * 10 / 2), ("bottom", 0.03 * 10 * 10 / 2)]:
+        found = row(table, order, 4)[["area", "area_low", "area_high"]]
+        assert found.tolist() == pytest.approx([area] * 3)  # the same in every replicate
+    assert row(table, "random", 4)[["area", "area_low", "area_high"]].isna().all()
+
+
+def test_the_area_has_the_t_interval_of_its_replicates():
+    found = row(summary_of(models_of(CURVES)), "top", 2)
+    above = [[0, -0.08, -0.2], [0, -0.06, -0.16], [0, -0.07, -0.15]]
+    areas = [2 * (a + b) / 2 + 4 * (b + c) / 2 for a, b, c in above]
+    mean, half = np.mean(areas), T2 * np.std(areas, ddof=1) / np.sqrt(3)
+    expected = (mean, mean - half, mean + half)
+    assert tuple(found[["area", "area_low", "area_high"]]) == pytest.approx(expected)
+
+
+def test_the_area_is_over_the_numbers_that_both_curves_have():
+    curves = {**CURVES, ("dogs", 2): [0.7, 0.7, 0.7], ("dogs", 3): [0.1, 0.1, 0.1]}
+    found = row(summary_of(models_of(curves)), "dogs", 3)
+    assert found["area"] == pytest.approx(np.mean([0.02, 0.0, -0.02]) * 2 / 2)
+    alone = {key: value for key, value in curves.items() if key[0] not in ("none", "top")}
+    assert np.isnan(row(summary_of(models_of(alone)), "dogs", 3)["area"])  # one number in common
+
+
+def test_a_replicate_that_failed_at_one_point_is_left_out_of_what_needs_it():
+    models = models_of({key: [*values, 0.5] for key, values in CURVES.items()}, VALIDATION)
+    failed = (models["order"] == "bottom") & (models["removed"] == 6) & (models["replicate"] == 3)
+    table, whole = summary_of(models[~failed]), summary_of(models_of(CURVES, VALIDATION))
+    for column in ("gain", "gain_low", "area", "area_low"):
+        assert row(table, "bottom", 6)[column] == pytest.approx(row(whole, "bottom", 6)[column])
+    top = row(table, "top", 6)  # has all four
+    values = [*CURVES["top", 6], 0.5]
+    half = T3 * np.std(values, ddof=1) / 2
+    assert (top["low"], top["high"]) == pytest.approx(
+        (np.mean(values) - half, np.mean(values) + half)
+    )
+
+
+def test_no_intervals_from_fewer_than_three_replicates():
+    two = {key: values[:2] for key, values in CURVES.items()}
+    found = row(summary_of(models_of(two, VALIDATION)), "bottom", 6)
+    assert found[["low", "high", "gain_low", "gain_high", "area_low", "area_high"]].isna().all()
+    assert found["gain"] == pytest.approx(-0.005)
+
+
+def test_without_validation_no_number_is_best():
+    table = summary_of(models_of(CURVES))
+    assert table[["best_removed", "gain", "gain_low", "gain_high"]].isna().all(axis=None)
+    assert table["area"].notna().any()
+
+
+def test_without_models_that_lost_nothing_there_is_no_gain():
+    curves = {key: values for key, values in CURVES.items() if key[0] != "none"}
+    found = row(summary_of(models_of(curves, VALIDATION)), "bottom", 2)
+    assert found["best_removed"] == 6
+    assert np.isnan(found["gain"])
+
+
+def test_rows_stand_in_the_order_of_the_curves_whatever_that_of_the_models():
+    curves = {("dogs", 1): [0.5], **dict(reversed(CURVES.items()))}
+    table = summary_of(models_of(curves))
+    expected = [*CURVES, ("dogs", 1)]
+    assert list(zip(table["order"], table["removed"], strict=True)) == expected
+
+
+def test_a_summary_is_written_with_its_types_and_nulls(tmp_path):
+    models = pa.Table.from_pandas(models_of(CURVES, VALIDATION), preserve_index=False)
+    write_table(models, tmp_path / "models.parquet", "{}")
+    write_summary(tmp_path / "models.parquet", tmp_path / "summary.parquet", '{"code": "abc"}')
+    assert read_provenance(tmp_path / "summary.parquet") == {"code": "abc"}
+    table = pq.read_table(tmp_path / "summary.parquet")
+    assert table["best_removed"].to_pylist() == [None, 0, 0, 6, 6, 0, 0]
+    assert table["order"].to_pylist() == [order for order, _ in CURVES]
+    assert table["area"].null_count == 3  # of the baseline and `random`
+    assert not pa.types.is_dictionary(table["order"].type)
+
+
+def test_a_baseline_alone_has_a_summary():
+    table = summary_of(models_of({("none", 0): [0.1, 0.2, 0.3]}))
+    assert len(table) == 1
+    assert table["best_removed"].isna().all()

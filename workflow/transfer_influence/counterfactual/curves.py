@@ -1,0 +1,154 @@
+"""Curves of accuracy against the number of removed units, and what can be read off them."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.stats import t
+
+from transfer_influence.config.study import BASELINE, Order
+from transfer_influence.outcomes.tables import read_table, write_table
+
+LEAST_REPLICATES = 3  # for an interval; below, the single models say more
+
+
+def write_summary(models: Path, output: Path, provenance: str) -> None:
+    """Write what the curves of one (target, mode) show, one row a point.
+
+    Args:
+        models: table of the retrained models; see `summarize_counterfactual`.
+        output: Parquet file to write; for its columns see `summary_of`.
+        provenance: of the output.
+
+    Raises:
+        UserError: the table of the models is missing or damaged.
+    """
+    columns = ["order", "removed", "replicate", "accuracy", "validation_accuracy"]
+    rows = read_table(models, [*columns, "source_accuracy"]).to_pandas()
+    table = pa.Table.from_pandas(summary_of(rows), preserve_index=False)
+    write_table(table, output, provenance)
+
+
+def summary_of(models: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an order and number of removed units.
+
+    Columns of the point: `order` (`none` for the baseline), `removed`, `replicates`; `accuracy`,
+    `validation_accuracy` and `source_accuracy` (means); `standard_deviation` of the accuracy, and
+    `low` and `high`, the 95 % t-interval of its mean.
+
+    Columns of the order, the same in all of its rows, empty for the baseline:
+    - `best_removed`: the number of removed units, 0 included, whose mean validation accuracy is
+      highest; of equal ones the smallest. The test split has no say in it.
+    - `gain`, `gain_low`, `gain_high`: accuracy on the test split of the models that lost so many,
+      minus that of those that lost nothing; mean over replicates, and its 95 % t-interval.
+    - `area`, `area_low`, `area_high`: between the curve and that of `random`, positive where the
+      curve lies above, in accuracy × units: by the trapezoid rule over the numbers of removed units
+      that both have, 0 included; mean over replicates, and its 95 % t-interval.
+
+    Accuracies are shares of 1. Differences are taken within replicates, which share their seeds.
+    Intervals are empty where there are fewer than three replicates.
+    """
+    points = point_means(models)
+    orders = [order for order in points["order"].unique() if order != BASELINE]
+    read_off = pd.DataFrame(
+        [{"order": order, **_read_off(models, points, order)} for order in orders],
+        columns=["order", "best_removed", *_names("gain"), *_names("area")],
+    )
+    table = points.merge(read_off, on="order", how="left")
+    return table.astype({"best_removed": "Int32"})
+
+
+def point_means(models: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of the replicates of each point; see `summary_of`."""
+    known = [BASELINE, *get_args(Order)]
+    named = [order for order in models["order"].unique() if order not in known]
+    order = pd.Categorical(models["order"], [*known, *named])  # sorts in this order
+    points = (
+        models.assign(order=order)
+        .groupby(["order", "removed"], as_index=False, observed=True)
+        .agg(
+            replicates=("accuracy", "size"),
+            accuracy=("accuracy", "mean"),
+            validation_accuracy=("validation_accuracy", "mean"),
+            source_accuracy=("source_accuracy", "mean"),
+            standard_deviation=("accuracy", "std"),
+        )
+    )
+    half = half_width(points["standard_deviation"], points["replicates"])
+    return points.assign(
+        order=points["order"].astype(str),
+        low=points["accuracy"] - half,
+        high=points["accuracy"] + half,
+    )
+
+
+def best_removed(points: pd.DataFrame, order: str) -> int | None:
+    """Return how many units to remove in an order, by validation accuracy; None if there is none.
+
+    Args:
+        points: see `point_means`.
+        order: which curve.
+    """
+    curve = points[points["order"].isin([BASELINE, order])].sort_values("removed")
+    validation = curve.set_index("removed")["validation_accuracy"].dropna()
+    return None if validation.empty else int(validation.index[int(validation.argmax())])
+
+
+def gains(models: pd.DataFrame, order: str, removed: int) -> np.ndarray:
+    """Return each replicate's accuracy at one point of a curve minus that with nothing removed."""
+    curve = by_replicate(models, order)
+    if 0 not in curve or removed not in curve:
+        return np.empty(0)
+    return (curve[removed] - curve[0]).dropna().to_numpy()
+
+
+def areas(models: pd.DataFrame, order: str) -> np.ndarray:
+    """Return each replicate's area between a curve and that of `random`, in accuracy × units.
+
+    None if the two have fewer than two numbers of removed units in common.
+    """
+    curve, control = by_replicate(models, order), by_replicate(models, "random")
+    above = (curve - control).dropna(axis="columns", how="all").dropna()
+    if order == "random" or above.shape[1] < 2:
+        return np.empty(0)
+    return np.trapezoid(above.to_numpy(), above.columns.to_numpy(), axis=1)
+
+
+def by_replicate(models: pd.DataFrame, order: str) -> pd.DataFrame:
+    """Return the accuracies of one curve, with a row a replicate and a column a number removed.
+
+    The curve begins at the models that lost nothing.
+    """
+    rows = models[models["order"].isin([BASELINE, order])]
+    return rows.pivot(index="replicate", columns="removed", values="accuracy").astype(float)
+
+
+def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
+    """Return half the 95 % t-interval of means of `count` values; NaN for fewer than three."""
+    enough = count.where(count >= LEAST_REPLICATES)
+    return t.ppf(0.975, enough - 1) * standard_deviation / np.sqrt(enough)
+
+
+def _read_off(models: pd.DataFrame, points: pd.DataFrame, order: str) -> dict[str, float | None]:
+    """Return what the summary says of one order."""
+    best = best_removed(points, order)
+    gained = np.empty(0) if best is None else gains(models, order, best)
+    return {
+        "best_removed": best,
+        **_with_interval("gain", gained),
+        **_with_interval("area", areas(models, order)),
+    }
+
+
+def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of some values and its interval, by the names of their columns."""
+    column = pd.Series(values, dtype=float)
+    mean = column.mean()
+    half = half_width(pd.Series([column.std()]), pd.Series([len(column)])).item()
+    return dict(zip(_names(name), (mean, mean - half, mean + half), strict=True))
+
+
+def _names(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
