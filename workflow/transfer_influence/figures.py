@@ -9,12 +9,14 @@ import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
@@ -23,7 +25,7 @@ from transfer_influence.config.study import BASELINE, PLURAL, Estimator, Outcome
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.influence.reliability import ENOUGH, spearman_brown
-from transfer_influence.outcomes.tables import open_table
+from transfer_influence.outcomes.tables import open_table, read_table
 
 OUTCOMES: dict[Outcome, str] = {
     "raw_margin": "mean raw margin (logits)",
@@ -50,11 +52,16 @@ ESTIMATORS: dict[Estimator, tuple[str, str, str]] = {
     "ridge": ("ridge", VERMILION, "s"),
     "lasso": ("lasso", BLACK, "^"),
 }
+HELP_OR_HURT = LinearSegmentedColormap.from_list("influence", [VERMILION, "#ffffff", BLUE])
 
 WIDTH = 7.5  # inches, the text width of a report
 MOST_BARS = 40
 MOST_ROWS = 10_000  # of a table
 MOST_CLASSES, EXAMPLES = 20, 8
+MOST_OPPOSED = 30  # source units of a heat map
+MOST_NUMBERED = 8  # columns of a heat map whose cells have room for numbers
+LARGEST = 2.5  # standard deviations at the ends of the colours of a heat map
+KNOWN = "_significant"  # ends the columns that say whether those beside them are
 
 STYLE = {
     "figure.constrained_layout.use": True,
@@ -295,6 +302,61 @@ def accuracy_distributions(summaries: Sequence[Path], names: Sequence[str]) -> F
     return figure
 
 
+@styled
+def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") -> Figure:
+    """Draw the influences of the 30 most opposed source units on all targets as a heat map.
+
+    Colours are in standard deviations of the influences on a target and mode, so that columns can
+    be compared; where there are at most 8, the influences stand in the cells. A ring marks those
+    that are significant.
+
+    Args:
+        comparison: table of `applications.classes.compare_targets`.
+        outcome: what the influences are on.
+        unit: what was judged.
+    """
+    table = _rows(comparison, ["unit", "name", "opposed", "opposition"], others=True)
+    marks = [name for name in map(str, table) if name.endswith(KNOWN)]
+    columns = [name.removesuffix(KNOWN) for name in marks]
+    spread = table[columns].std(ddof=0).replace(0.0, 1.0)
+    shown = table[:MOST_OPPOSED]
+    figure = Figure(figsize=(WIDTH, 1.9 + 0.2 * len(shown)))
+    axes = figure.subplots()
+    scaled = (shown[columns] / spread).to_numpy()
+    image = axes.imshow(scaled, cmap=HELP_OR_HURT, vmin=-LARGEST, vmax=LARGEST, aspect="auto")
+    rows, places = np.nonzero(shown[marks].fillna(False).to_numpy(dtype=bool))
+    inside = len(columns) <= MOST_NUMBERED
+    across = places + 0.36 if inside else places  # beside the number
+    ring: dict[str, Any] = {"markersize": 4.5, "markerfacecolor": "none", "markeredgecolor": BLACK}
+    axes.plot(across, rows, "o", clip_on=False, label="significant (q-value at most 5 %)", **ring)
+    if inside:
+        for (row, place), value in np.ndenumerate(shown[columns].to_numpy()):
+            # White on the ends of the scale, whose colours are dark.
+            colour = "white" if abs(scaled[row, place]) > 0.75 * LARGEST else BLACK
+            axes.text(
+                place, row, f"{value:+.2g}", ha="center", va="center", fontsize=7.5, color=colour
+            )
+    titles = [" ".join(_short(part, 22) for part in name.rsplit("_", 1)) for name in columns]
+    turned: dict[str, Any] = (
+        {}
+        if inside and len(columns) <= 4
+        else {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    )
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(columns)), titles, **turned)
+    axes.set_yticks(range(len(shown)), [_short(name, 36) for name in shown["name"]])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, extend="both", shrink=min(1.0, 2.4 / (0.2 * len(shown))))
+    bar.set_label(f"influence on the {OUTCOMES[outcome]},\nin standard deviations of its column")
+    figure.legend(loc="outside lower center")
+    found = int(table["opposed"].sum())
+    count = f"{found} {unit if found == 1 else PLURAL[unit]}"
+    left_out = f" ({len(shown)} of {len(table):,} shown)" if len(shown) < len(table) else ""
+    _title(figure, f"Source {PLURAL[unit]} that pull targets apart: {count} beyond doubt{left_out}")
+    return figure
+
+
 def example_indices(labels: np.ndarray) -> np.ndarray:
     """Choose the images of a contact sheet: the first 8 of each class, of at most 20 classes.
 
@@ -357,14 +419,22 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
 
 
-def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
+def first_rows(path: Path) -> pd.DataFrame:
+    """Return the first 10,000 rows of a table, which may have none: a report is to be opened."""
+    batches = open_table(path).iter_batches(MOST_ROWS)
+    rows = next(batches, None)
+    return read_table(path).to_pandas() if rows is None else rows.to_pandas()
+
+
+def _rows(path: Path, columns: list[str], others: bool = False) -> pd.DataFrame:
+    """Read columns of a table, or all `others` as well, and refuse a table without them."""
     file = open_table(path)
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
             f"{path}: has no column {missing[0]!r}, so it is no such table; name another file."
         )
-    rows = file.read(columns).to_pandas()
+    rows = file.read(None if others else columns).to_pandas()
     if rows.empty:
         raise UserError(f"{path}: has no rows; run the job that makes it again.")
     return rows

@@ -1,0 +1,1 @@
+"""What people do with influences: each a table of its own."""

@@ -1,0 +1,207 @@
+"""Debugging failures: which source classes make models get a target example wrong.
+
+A culprit is a source class with a negative influence on the example. Whether it is one indeed is
+asked of the models that were retrained without it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from transfer_influence.applications.blocks import leaders
+from transfer_influence.outcomes.summary import read_outcomes
+from transfer_influence.outcomes.tables import (
+    damage_named,
+    matrix,
+    open_table,
+    read_table,
+    write_table,
+)
+from transfer_influence.subsets import unpack
+
+MOST_SHARE = 0.5  # of the models that are right about an example that counts as a failure
+MOST_FAILURES = 200  # worst first
+CULPRITS = 3  # source classes blamed for each
+
+WRITTEN = pa.schema(
+    {
+        "example": pa.int32(),
+        "name": pa.string(),
+        "class": pa.string(),
+        "predicted": pa.string(),
+        "share_correct": pa.float64(),
+        "place": pa.int32(),
+        "unit": pa.int32(),
+        "unit_name": pa.string(),
+        "influence": pa.float32(),
+        "standard_error": pa.float32(),
+        "removed_models": pa.int32(),
+        "removed_correct": pa.float64(),
+        "whole_models": pa.int32(),
+        "whole_correct": pa.float64(),
+        "corrected": pa.bool_(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The retrained models, and whether they are right about some target examples.
+
+    Attributes:
+        masks: what they saw, one bit a source unit, packed.
+        is_correct: bool (models, examples).
+    """
+
+    masks: list[bytes]
+    is_correct: np.ndarray
+
+
+def write_failures(
+    summary: Path,
+    influences: Path,
+    examples: Path,
+    classes: list[str],
+    transfers: list[Path],
+    sources: list[Path],
+    path: Path,
+    provenance: str,
+) -> None:
+    """Write the target test examples that most models get wrong, and who is to blame.
+
+    One row an example and culprit, of which there are at most 3; at most 200 examples, the worst
+    first. Columns: `example` (index in the target's test split), `name`, `class`; `predicted`, the
+    most frequent wrong answer; `share_correct`, the share of models that are right; `place` (1 =
+    pushes hardest the wrong way), `unit`, `unit_name`, `influence`, `standard_error` of the
+    culprit, null where none is known; and of the retrained models `removed_models`, how many lost
+    this culprit and all those before it, `removed_correct`, the share of these that are right,
+    `whole_models` and `whole_correct`, the same of those that lost nothing; `corrected`: whether
+    most of the former and not most of the latter are right, null where there are none of either.
+
+    Args:
+        summary: outcomes of all models.
+        influences: table of influences; without those on single examples, no culprits are known.
+        examples: the target's `test.examples.parquet`.
+        classes: names of the target's classes.
+        transfers: tables of retrained models, transferred; may be none.
+        sources: tables of the retrained source models, in the same order.
+        path: Parquet file to write.
+        provenance: of the output.
+    """
+    share = share_correct(summary)
+    failed = failures(share)
+    images = read_table(examples, ["label", "name"]).take(pa.array(failed))
+    wrong = frequent_mistakes(summary, failed, len(classes))
+    retrained = read_retrained(transfers, sources, failed)
+    about = pd.DataFrame(
+        {
+            "example": failed,
+            "name": images["name"].to_pylist(),
+            "class": [classes[label] for label in images["label"].to_pylist()],
+            "predicted": [classes[label] for label in wrong],
+            "share_correct": share[failed],
+        }
+    )
+    judged = culprits(influences, failed, retrained)
+    rows = about.merge(judged, how="left", left_index=True, right_on="failure")
+    table = pa.Table.from_pandas(rows.drop(columns="failure"), WRITTEN, preserve_index=False)
+    write_table(table.replace_schema_metadata(None), path, provenance)
+
+
+def share_correct(summary: Path) -> np.ndarray:
+    """Return the share of models that are right about each example, float64 (examples,)."""
+    models, correct = 0, np.zeros(1)
+    for rows in _row_groups(summary, ["is_correct"]):
+        correct = correct + matrix(rows["is_correct"]).sum(axis=0, dtype=np.int64)
+        models += len(rows)
+    return correct / models
+
+
+def failures(share: np.ndarray) -> np.ndarray:
+    """Return the examples (int64) that most models get wrong, the worst first, at most 200."""
+    order = np.argsort(share, kind="stable")
+    return order[share[order] < MOST_SHARE][:MOST_FAILURES]
+
+
+def frequent_mistakes(summary: Path, examples: np.ndarray, classes: int) -> np.ndarray:
+    """Return the most frequent wrong prediction for each example, int64 (examples,)."""
+    counts = np.zeros((len(examples), classes), np.int64)
+    columns = np.arange(len(examples))
+    for rows in _row_groups(summary, ["is_correct", "prediction"]):
+        predicted = matrix(rows["prediction"])[:, examples]
+        wrong = ~matrix(rows["is_correct"])[:, examples].astype(bool)
+        np.add.at(counts, (np.broadcast_to(columns, wrong.shape)[wrong], predicted[wrong]), 1)
+    return counts.argmax(axis=1)
+
+
+def read_retrained(transfers: list[Path], sources: list[Path], examples: np.ndarray) -> Retrained:
+    """Read the masks of retrained models, and whether they are right about some examples."""
+    masks: list[bytes] = []
+    correct = [np.zeros((0, len(examples)), bool)]
+    for path, source_path in zip(transfers, sources, strict=True):
+        rows, source, _ = read_outcomes(path, source_path)
+        if len(rows):
+            masks += source["mask"].to_pylist()
+            correct.append(matrix(rows["is_correct"])[:, examples].astype(bool))
+    return Retrained(masks, np.concatenate(correct))
+
+
+def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd.DataFrame:
+    """Blame the source units with the most negative influence, and check by the retrained models.
+
+    Returns:
+        One row an example and culprit: `failure`, position in `examples`, and the columns of
+        `write_failures` from `place` on.
+    """
+    units = open_table(influences).metadata.num_rows
+    found = leaders(influences, "example", examples, CULPRITS, sign=-1)
+    columns = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") :]]
+    rows = []
+    if found is not None:
+        kept, whole = _kept(retrained.masks, units, found.units)
+        for failure in range(len(examples)):
+            correct = retrained.is_correct[:, failure]
+            lost = np.ones(len(correct), bool)
+            for place in np.flatnonzero(found.influence[:, failure] < 0):
+                at = place, failure
+                lost = lost & ~kept[:, place, failure]
+                blamed = (found.units[at], found.names[at])
+                size = (found.influence[at], found.standard_error[at])
+                rows.append((failure, place + 1, *blamed, *size, *_check(correct, lost, whole)))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unpack masks one by one, as those of examples are long.
+
+    Returns:
+        Whether each mask keeps the wanted units, bool (masks, *wanted.shape), and whether it keeps
+        all units, bool (masks,).
+    """
+    kept, whole = np.zeros((len(masks), *wanted.shape), bool), np.zeros(len(masks), bool)
+    for index, packed in enumerate(masks):
+        mask = unpack([packed], units)[0]
+        kept[index], whole[index] = mask[wanted], mask.all()
+    return kept, whole
+
+
+def _check(
+    correct: np.ndarray, lost: np.ndarray, whole: np.ndarray
+) -> tuple[int, float | None, int, float | None, bool | None]:
+    """Compare the models that lost the culprits with those that lost nothing."""
+    without = float(correct[lost].mean()) if lost.any() else None
+    before = float(correct[whole].mean()) if whole.any() else None
+    corrected = None if without is None or before is None else without > 0.5 >= before
+    return int(lost.sum()), without, int(whole.sum()), before, corrected
+
+
+def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    file = open_table(path)
+    for group in range(file.num_row_groups):
+        with damage_named(path):
+            rows = file.read_row_group(group, columns)
+        yield rows

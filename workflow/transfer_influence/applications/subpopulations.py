@@ -1,0 +1,110 @@
+"""Subpopulations: what a source class helps most, and what carries a target class."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transfer_influence.applications.blocks import blocks, largest, leaders
+from transfer_influence.files import atomic
+from transfer_influence.outcomes.tables import read_table, with_provenance, write_table
+
+MOST_HELPED = 10  # target examples listed for each source class
+CARRIERS = 10  # source classes listed for each target class
+
+HELPED = pa.schema(
+    {
+        "unit": pa.int32(),
+        "unit_name": pa.string(),
+        "place": pa.int32(),
+        "example": pa.int32(),
+        "name": pa.string(),
+        "class": pa.string(),
+        "influence": pa.float32(),
+        "standard_error": pa.float32(),
+    }
+)
+CARRIED = pa.schema(
+    {
+        "label": pa.int32(),
+        "class": pa.string(),
+        "place": pa.int32(),
+        "unit": pa.int32(),
+        "unit_name": pa.string(),
+        "influence": pa.float32(),
+        "standard_error": pa.float32(),
+    }
+)
+
+
+def write_helped(
+    influences: Path, examples: Path, classes: list[str], path: Path, provenance: str
+) -> None:
+    """Write the 10 target test examples that each source class helps most.
+
+    Columns: `unit`, `unit_name` of the source class; `place` (1 = helped most); `example` (index in
+    the target's test split), `name` and `class` of the example; `influence`, `standard_error`.
+    Examples that a class does not help are left out. No rows where the influences on single
+    examples are left out, see `influence.largest_table_gb`.
+
+    Args:
+        influences: table of influences.
+        examples: the target's `test.examples.parquet`.
+        classes: names of the target's classes.
+        path: Parquet file to write.
+        provenance: of the output.
+    """
+    images = read_table(examples, ["label", "name"])
+    names = images["name"].combine_chunks()
+    of_class = pa.array(classes).take(images["label"].combine_chunks())
+    schema = with_provenance(HELPED.empty_table(), provenance).schema
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for block in blocks(influences, "example"):
+            chosen = largest(block.influence, MOST_HELPED)
+            values = np.take_along_axis(block.influence, chosen, axis=1)
+            errors = np.take_along_axis(block.standard_error, chosen, axis=1)
+            helped = values > 0
+            row, place = np.nonzero(helped)
+            example = pa.array(chosen[helped])
+            columns = [
+                block.units[row].astype(np.int32),
+                pa.array(block.names).take(pa.array(row)),
+                (place + 1).astype(np.int32),
+                example.cast(pa.int32()),
+                names.take(example),
+                of_class.take(example),
+                values[helped],
+                pa.array(errors[helped], from_pandas=True),
+            ]
+            arrays = [pa.array(column) for column in columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def write_carriers(influences: Path, classes: list[str], path: Path, provenance: str) -> None:
+    """Write the 10 source classes that carry each target class: that help it most.
+
+    Columns: `label` and `class`, number and name of the target class; `place` (1 = helps most);
+    `unit`, `unit_name` of the source class; `influence`, `standard_error`. Source classes that do
+    not help are left out. No rows where the influences on target classes are left out, see
+    `influence.largest_table_gb`, or the outcome is one for the whole target.
+    """
+    best = leaders(influences, "class", np.arange(len(classes)), CARRIERS, sign=1)
+    table = CARRIED.empty_table()
+    if best is not None:
+        label, place = np.nonzero(best.influence.T > 0)
+        at = place, label
+        columns = [
+            label.astype(np.int32),
+            pa.array(classes).take(pa.array(label)),
+            (place + 1).astype(np.int32),
+            best.units[at].astype(np.int32),
+            best.names[at],
+            best.influence[at],
+            pa.array(best.standard_error[at], from_pandas=True),
+        ]
+        table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=CARRIED)
+    write_table(table, path, provenance)
