@@ -24,6 +24,7 @@ include: "rules/transfers.smk"
 include: "rules/summaries.smk"
 include: "rules/influences.smk"
 include: "rules/counterfactuals.smk"
+include: "rules/applications.smk"
 include: "rules/report.smk"
 include: "rules/planning.smk"
 

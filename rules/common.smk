@@ -226,12 +226,20 @@ def removals_of(pattern):
     ]
 
 
+def applications_of(target, mode):
+    """Return the tables of what people do with the influences on a (target, mode)."""
+    names = ["classes", "helped", "failures"]
+    names += ["pairs"] if study.source.subset.unit == "example" else []
+    return expand(f"{results}/applications/{target}/{mode}/{{name}}.parquet", name=names)
+
+
 def report_parts():
     """Return the files that the report is made of: what `rule all` asks for."""
     parts = expand(f"{results}/report/datasets/{{dataset}}.svg", dataset=study.datasets)
     parts += [f"{results}/report/accuracies.svg", f"{results}/report/rulegraph.svg"]
     for target, mode in study.transfers:
         if study.estimates:
+            parts += applications_of(target, mode)
             parts += expand(
                 f"{results}/report/{target}/{mode}/{{figure}}.svg",
                 figure=["influences", "reliability"],
@@ -242,4 +250,6 @@ def report_parts():
             )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")
+    if study.compares_targets:
+        parts.append(f"{results}/applications/classes.parquet")
     return parts

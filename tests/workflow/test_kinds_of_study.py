@@ -65,6 +65,16 @@ def test_a_study_of_examples(project):
     }
     svg = (project.results / "report/held_out/fixed/counterfactuals.svg").read_text()
     assert "number of source examples removed" in svg
+    influences = np.stack(
+        pd.read_parquet(project.results / "influences/held_out/fixed/difference_in_means.parquet")[
+            "example_influence"
+        ]
+    )
+    pairs = pd.read_parquet(project.results / "applications/held_out/fixed/pairs.parquet")
+    assert pairs["influence"].iloc[[0, -1]].tolist() == [influences.max(), influences.min()]
+    assert pairs["influence"].tolist() == influences[pairs["unit"], pairs["example"]].tolist()
+    assert pairs["unit_name"].tolist() == images["name"][pairs["unit"]].tolist()
+    assert not (project.results / "applications/classes.parquet").exists()  # of one target
     report = project.folder / "report.html"
     run(project, "--report", str(report))
     assert "Influence of each source example on" in report.read_text()

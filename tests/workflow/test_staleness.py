@@ -90,7 +90,7 @@ def summary_and_after(*pairs: str) -> set[str]:
 
 def influence_and_after(*pairs: str) -> set[str]:
     estimates = {f"Estimate influences on {pair}, by difference_in_means" for pair in pairs}
-    return estimates | reliability(*pairs) | ranking_and_after(*pairs)
+    return estimates | reliability(*pairs) | subpopulations(*pairs) | ranking_and_after(*pairs)
 
 
 def reliability(*pairs: str) -> set[str]:
@@ -108,9 +108,24 @@ def ranking_and_after(*pairs: str) -> set[str]:
     return (
         {f"Rank the source classes for {pair}" for pair in pairs}
         | {f"Draw the influences on {pair}" for pair in pairs}
+        | extremes(*pairs)
+        | failures(*pairs)
         | ranked_removals(*pairs)
         | curves(*pairs)
     )
+
+
+def extremes(*pairs: str) -> set[str]:
+    lists = {f"List the most helpful and most harmful classes for {pair}" for pair in pairs}
+    return lists | {"Compare the influences on all targets"}
+
+
+def subpopulations(*pairs: str) -> set[str]:
+    return {f"Find what helps which part of {pair}" for pair in pairs}
+
+
+def failures(*pairs: str) -> set[str]:
+    return {f"Find what is behind wrong predictions on {pair}" for pair in pairs}
 
 
 def curves(*pairs: str) -> set[str]:
@@ -131,6 +146,8 @@ FIGURES = {
     *(f"Draw the influences on {pair}" for pair in PAIRS),
     *(f"Draw the reliability on {pair}" for pair in PAIRS),
     *(f"Draw the counterfactuals of {pair}" for pair in PAIRS),
+    # Their tables are for people, too.
+    *(extremes(*PAIRS) | subpopulations(*PAIRS) | failures(*PAIRS)),
 }
 CHANGED_CODE = {
     "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
@@ -143,6 +160,7 @@ CHANGED_CODE = {
     "scripts/measure_reliability.py": reliability(*PAIRS),
     "scripts/rank_classes.py": ranking_and_after(*PAIRS),
     "scripts/summarize_counterfactual.py": curves(*PAIRS),
+    "workflow/transfer_influence/applications/failures.py": failures(*PAIRS),
     "workflow/transfer_influence/figures.py": FIGURES,
 }
 
@@ -228,6 +246,7 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
         | retrained_transfers(*PAIRS, points=["random-4"])
         | ranked_removals(*PAIRS, count=4)
         | curves(*PAIRS)
+        | failures(*PAIRS)
     )
 
 

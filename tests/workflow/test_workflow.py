@@ -105,6 +105,42 @@ def test_report_parts_are_there_and_say_what_the_tables_say(finished):
         assert (report / target / mode / "counterfactuals.svg").stat().st_size > 5000
 
 
+def test_applications_are_there_and_agree_with_what_they_are_made_from(finished):
+    opposed = pd.read_parquet(finished.results / "applications" / "classes.parquet")
+    assert sorted(opposed["unit"]) == list(range(10))
+    opposed = opposed.set_index("unit")
+    for target, mode in TRANSFERS:
+        made_from = finished.results / "influences" / target / mode
+        ranking = pd.read_parquet(made_from / "ranking.parquet").set_index("unit")
+        found = opposed[f"{target}_{mode}"].reindex(ranking.index)
+        assert found.tolist() == ranking["influence"].tolist()
+        folder = finished.results / "applications" / target / mode
+        assert pd.read_parquet(folder / "classes.parquet")["unit"].tolist() == [*ranking.index]
+        influences = pd.read_parquet(made_from / "difference_in_means.parquet")
+        helped = pd.read_parquet(folder / "helped.parquet")
+        best = helped[helped["place"] == 1].set_index("unit")["influence"]
+        for unit, values in enumerate(influences["example_influence"]):
+            assert best[unit] == values.max()
+        carriers = pd.read_parquet(folder / "carriers.parquet")
+        of_classes = np.stack(influences["class_influence"])
+        for row in carriers.itertuples():
+            assert row.influence == of_classes[row.unit, row.label]
+        summary = pd.read_parquet(finished.results / "summaries" / target / f"{mode}.parquet")
+        share = np.stack(summary["is_correct"]).mean(axis=0)
+        wrong = pd.read_parquet(folder / "failures.parquet")
+        assert set(wrong["example"]) == set(np.argsort(share, kind="stable")[:200]) & set(
+            np.flatnonzero(share < 0.5)
+        )
+        # Nothing is removed in two of the retrained models; each order takes two classes of ten.
+        assert (wrong["whole_models"] == 2).all()
+        assert wrong["removed_models"].between(0, 6).all()
+        assert wrong["removed_models"].max() > 0
+        report = finished.results / "report" / target / mode
+        for name in ("classes", "helped", "carriers", "failures"):
+            table = pd.read_parquet(folder / f"{name}.parquet")
+            assert list(pd.read_csv(report / f"{name}.csv").columns) == list(table.columns)
+
+
 def test_results_carry_their_provenance(finished):
     provenance = read_provenance(finished.results / "transfers/photos/full/000000-000003.parquet")
     assert provenance["settings"]["mode"] == "full"

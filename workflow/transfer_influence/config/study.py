@@ -509,6 +509,11 @@ class Study(Settings):
         return self.source.subset.listed is None
 
     @property
+    def compares_targets(self) -> bool:
+        """Whether there are influences on several targets to compare."""
+        return self.estimates and len(self.targets) > 1
+
+    @property
     def least_units(self) -> int:
         """The number of source units that the subset and the removals need at least.
 

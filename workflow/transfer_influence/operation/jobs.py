@@ -23,6 +23,11 @@ RULES = {
     "counterfactual_transfer": "their transfers",
     "summarize_counterfactual": "counterfactuals",
     "plot_counterfactuals": "figure",
+    "list_extremes": "classes",
+    "compare_targets": "comparison of targets",
+    "find_subpopulations": "subpopulations",
+    "debug_failures": "failures",
+    "find_pairs": "pairs of images",
     "draw_rulegraph": "rule graph",
 }
 
@@ -70,6 +75,9 @@ def job_groups(study: Study) -> list[JobGroup]:
     ]
     for target, mode in study.transfers:
         groups += _groups_of_transfer(study, target, mode)
+        groups += _applications(study, target, mode)
+    if study.compares_targets:
+        groups.append(_group("compare_targets", [""], "applications/classes.parquet"))
     if study.counterfactuals:
         output = "counterfactuals/sources/{}.parquet"
         groups.append(_group("counterfactual_source", all_removals(study), output, models=1))
@@ -124,6 +132,24 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
             _group("plot_counterfactuals", [here], "report/{}/counterfactuals.svg", transfer=at),
         ]
     return groups
+
+
+def _applications(study: Study, target: str, mode: Mode) -> list[JobGroup]:
+    if not study.estimates:
+        return []
+    tables = {"list_extremes": "classes", "find_subpopulations": "helped"}
+    tables["debug_failures"] = "failures"
+    if study.source.subset.unit == "example":
+        tables["find_pairs"] = "pairs"
+    return [
+        _group(
+            rule,
+            [f"{target}/{mode}"],
+            f"applications/{{}}/{table}.parquet",
+            transfer=(target, mode),
+        )
+        for rule, table in tables.items()
+    ]
 
 
 def _group(

@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Find the source classes behind wrong predictions, and whether removing them corrects these."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.applications.failures import write_failures
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.figures import first_rows, save_table
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("debug_failures"):
+        target = read_sidecar(arguments.data / "dataset.json")
+        write_failures(
+            summary=arguments.summary,
+            influences=arguments.influences,
+            examples=arguments.data / "test.examples.parquet",
+            classes=target.classes,
+            transfers=arguments.transfers,
+            sources=arguments.sources,
+            path=arguments.output,
+            provenance=Origin({}, {"data": target.digest}, arguments.code).provenance(),
+        )
+        save_table(first_rows(arguments.output), arguments.csv)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--summary", required=True, type=Path, help="outcomes of all models")
+    parser.add_argument("--influences", required=True, type=Path, help="table of influences")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the converted target")
+    parser.add_argument(
+        "--transfers", type=Path, nargs="*", default=[], help="retrained models, transferred"
+    )
+    parser.add_argument(
+        "--sources", type=Path, nargs="*", default=[], help="their source models, in the same order"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--csv", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Find the pairs of a source and a target image with the most extreme influence."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.applications.pairs import write_pairs
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.figures import first_rows, save_table
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("find_pairs"):
+        inputs = {
+            name: read_sidecar(folder / "dataset.json").digest
+            for name, folder in [("source", arguments.source), ("target", arguments.target)]
+        }
+        write_pairs(
+            influences=arguments.influences,
+            source=arguments.source,
+            target=arguments.target,
+            path=arguments.output,
+            provenance=Origin({}, inputs, arguments.code).provenance(),
+        )
+        save_table(first_rows(arguments.output), arguments.csv)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--influences", required=True, type=Path, help="table of influences of source examples"
+    )
+    parser.add_argument("--source", required=True, type=Path, help="folder of the converted source")
+    parser.add_argument("--target", required=True, type=Path, help="folder of the converted target")
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--csv", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Find the target images a source class helps most, and the source classes that carry a class."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.applications.subpopulations import write_carriers, write_helped
+from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.figures import first_rows, save_table
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("find_subpopulations"):
+        target = read_sidecar(arguments.data / "dataset.json")
+        provenance = Origin({}, {"data": target.digest}, arguments.code).provenance()
+        write_helped(
+            arguments.influences,
+            arguments.data / "test.examples.parquet",
+            target.classes,
+            arguments.helped,
+            provenance,
+        )
+        write_carriers(arguments.influences, target.classes, arguments.carriers, provenance)
+        save_table(first_rows(arguments.helped), arguments.helped_csv)
+        save_table(first_rows(arguments.carriers), arguments.carriers_csv)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--influences", required=True, type=Path, help="table of influences")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the converted target")
+    for name, what in [("helped", "images a class helps"), ("carriers", "classes that carry one")]:
+        parser.add_argument(f"--{name}", required=True, type=Path, help=f"Parquet file: {what}")
+        parser.add_argument(f"--{name}-csv", required=True, type=Path, help="the same as CSV")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env python
+"""List the source classes that help a target most, and those that hurt it most."""
+
+import argparse
+from pathlib import Path
+
+from transfer_influence.applications.classes import write_extremes
+from transfer_influence.figures import first_rows, save_table
+from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    with command_line("list_extremes"):
+        origin = Origin({}, {}, arguments.code)
+        write_extremes(arguments.ranking, arguments.output, origin.provenance())
+        save_table(first_rows(arguments.output), arguments.csv)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranking", required=True, type=Path, help="table of ranked classes")
+    parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
+    parser.add_argument("--csv", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
