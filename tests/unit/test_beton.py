@@ -197,9 +197,9 @@ def test_a_cut_file_is_refused(tmp_path: Path, keep: int) -> None:
         decode_all(tmp_path / "a.beton")
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("compiled", "workers"), [(True, 2), (True, 1), (False, 1)])
 def test_a_damaged_jpeg_is_refused(
-    tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, compiled: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_beton(tmp_path / "a.beton", as_images(smooth_images(3, 20, 20)), Storage(mode="jpg"))
     start = int(beton.Reader(str(tmp_path / "a.beton")).metadata["f0"]["data_ptr"][1])
@@ -209,11 +209,12 @@ def test_a_damaged_jpeg_is_refused(
     with pytest.raises(UserError, match="image 1 is damaged"):
         decode_all(tmp_path / "a.beton")
     monkeypatch.setattr(beton.Compiler, "is_enabled", compiled)
-    stream = BetonStream(tmp_path / "a.beton", CPU, workers=1)
+    stream = BetonStream(tmp_path / "a.beton", CPU, workers)
     assert len(read(stream, [2, 0], 2)) == 2
     boxes, batches = np.tile([0, 0, 16, 16], (3, 1)), []
     with pytest.raises(UserError, match=r"a\.beton: image 1 is damaged"):
         batches.extend(stream.epoch(np.array([2, 0, 1]), boxes, 2, 16))
+    assert len(batches) == 1
     assert len(read(stream, [2, 0], 2)) == 2  # and the stream still works
 
 
