@@ -245,7 +245,7 @@ def test_the_table_says_how_far_each_stage_is(study, sources):
     # One job at a time, 375 s a model; the next one is overdue by as much: 10 models in 4,125 s.
     assert line[2:6] == ["10", "12", "83", "8.7"]
     assert line[-2:] == ["14", "min"]
-    assert ["cars,", "full", "done", *"–––––––––"] in lines
+    assert ["cars,", "full", "done", *"––––––––––"] in lines
     (line,) = [line for line in lines if line[:2] == ["all", "models"]]
     assert line[2:4] == ["10", str(4 * 12 + 24 + 3 * 12)]
     assert line[-1] == "–"  # no transfer has shown what it costs
