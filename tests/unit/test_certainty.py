@@ -20,13 +20,12 @@ from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.held_out import bootstrap, disjoint, split
 from transfer_influence.influence.intervals import bootstrapped, q_values
 from transfer_influence.influence.measurements import Outcomes
+from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
     interval_of_correlation,
     linear_datamodeling_scores,
-    models_needed,
     rank_correlation,
     reliability_curve,
-    spearman_brown,
     write_reliability,
 )
 

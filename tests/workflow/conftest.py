@@ -39,7 +39,7 @@ STUDY = {
             "recipe": {**RECIPE, "batchnorm": "frozen", "loader": "stream"},
         },
     },
-    "counterfactuals": {"orders": ["top", "bottom", "random"], "counts": [0, 2], "replicates": 2},
+    "counterfactuals": {"orders": ["top", "bottom", "random"], "counts": [0, 2], "replicates": 1},
 }
 DATASETS = {
     "digits": {"kind": "arrays", "source": "digits.npz", "maximum": 16},

@@ -33,7 +33,7 @@ def progress_of(project, *arguments: str) -> list[list[str]]:
 def test_a_finished_study_is_seen_as_done_and_no_longer_followed(finished):
     lines = progress_of(finished, "--follow")
     assert ["source", "models", "8", "8", "100", "done"] in lines
-    assert ["all", "models", *["72"] * 2, "100", "done"] in lines
+    assert ["all", "models", *["52"] * 2, "100", "done"] in lines
     assert ["photos,", "full", *["done"] * 11] in lines
     assert not [line for line in lines if "–" in line]
 

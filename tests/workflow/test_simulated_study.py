@@ -74,7 +74,7 @@ def test_a_simulated_study_gets_its_ranking_back_and_removes_what_it_says(projec
         models_per_job=MODELS,
         targets={"held_out": STUDY["targets"]["held_out"]},
         influence={"estimators": ["difference_in_means", "ridge"]},
-        counterfactuals={"orders": ["top"], "counts": [0, 3], "replicates": 1},
+        counterfactuals={"orders": ["top"], "counts": [0, 3], "replicates": 2},
     )
     converted = [f"results/tiny/data/{name}/dataset.json" for name in ("digits", "held_out")]
     run = project.snakemake(*converted)
@@ -85,7 +85,10 @@ def test_a_simulated_study_gets_its_ranking_back_and_removes_what_it_says(projec
     wanted = [
         "results/tiny/influences/held_out/fixed/ranking.parquet",
         "results/tiny/influences/held_out/fixed/ridge.parquet",
-        "results/tiny/counterfactuals/sources/held_out-fixed-top-3-0.parquet",
+        *(
+            f"results/tiny/counterfactuals/sources/held_out-fixed-top-3-{replicate}.parquet"
+            for replicate in (0, 1)
+        ),
     ]
     # What was simulated has no record of how it was made.
     run = project.snakemake("--rerun-triggers", "mtime", "--", *wanted)
@@ -99,6 +102,8 @@ def test_a_simulated_study_gets_its_ranking_back_and_removes_what_it_says(projec
     error = ranking["standard_error"]
     assert (np.abs(ranking["influence"] - beyond) < 4 * error).all()
     assert spearmanr(ridge["influence"], EFFECTS).statistic == pytest.approx(1)
-    retrained = pq.read_table(project.folder / wanted[2])
-    removed = np.flatnonzero(~unpack(retrained["mask"].to_pylist(), CLASSES)[0])
-    assert sorted(removed) == sorted(MOST_HELPFUL)
+    retrained = [pq.read_table(project.folder / path) for path in wanted[2:]]
+    for table in retrained:
+        removed = np.flatnonzero(~unpack(table["mask"].to_pylist(), CLASSES)[0])
+        assert sorted(removed) == sorted(MOST_HELPFUL)
+    assert retrained[0]["seed"] != retrained[1]["seed"]

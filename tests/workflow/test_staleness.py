@@ -154,7 +154,9 @@ CHANGED_CODE = {
     "workflow/transfer_influence/training/loop.py": TRAINING_AND_AFTER,
     "workflow/transfer_influence/training/watching.py": set(),
     "scripts/transfer.py": transfers(*PAIRS) | summary_and_after(*PAIRS),
-    "scripts/counterfactual_transfer.py": all_retrained_transfers(*PAIRS) | curves(*PAIRS),
+    "scripts/counterfactual_transfer.py": all_retrained_transfers(*PAIRS)
+    | curves(*PAIRS)
+    | failures(*PAIRS),
     "scripts/summarize.py": summary_and_after(*PAIRS),
     "scripts/estimate_influence.py": influence_and_after(*PAIRS) - reliability(*PAIRS),
     "scripts/measure_reliability.py": reliability(*PAIRS),
@@ -251,12 +253,13 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
 
 
 def test_one_more_replicate_plans_the_new_models_and_the_curves(clone):
-    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "replicates": 3})
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "replicates": 2})
     assert clone.planned() == (
-        retrained_models(*SHARED, replicates=[2])
-        | retrained_transfers(*PAIRS, replicates=[2])
-        | ranked_removals(*PAIRS, replicates=[2])
+        retrained_models(*SHARED, replicates=[1])
+        | retrained_transfers(*PAIRS, replicates=[1])
+        | ranked_removals(*PAIRS, replicates=[1])
         | curves(*PAIRS)
+        | failures(*PAIRS)
     )
 
 
@@ -266,13 +269,16 @@ def test_a_list_plans_its_points_and_their_curves(clone):
     clone.write_study(counterfactuals={**STUDY["counterfactuals"], **lists})
     points = ("round-2", "round-3")
     assert clone.planned() == (
-        retrained_models(*points) | retrained_transfers(*PAIRS, points=points) | curves(*PAIRS)
+        retrained_models(*points)
+        | retrained_transfers(*PAIRS, points=points)
+        | curves(*PAIRS)
+        | failures(*PAIRS)
     )
 
 
 def test_another_validation_split_plans_the_retrained_transfers_and_the_curves(clone):
     clone.write_study(counterfactuals={**STUDY["counterfactuals"], "validation_fraction": 0.5})
-    assert clone.planned() == all_retrained_transfers(*PAIRS) | curves(*PAIRS)
+    assert clone.planned() == (all_retrained_transfers(*PAIRS) | curves(*PAIRS) | failures(*PAIRS))
 
 
 def test_another_outcome_plans_the_influences_and_what_follows(clone):

@@ -66,7 +66,7 @@ def test_influences_agree_with_a_t_test_by_scipy(finished, target, mode):
 def test_counterfactuals_remove_what_the_ranking_says(finished, target, mode):
     table = pd.read_parquet(finished.results / "counterfactuals" / target / f"{mode}.parquet")
     points = table.groupby(["order", "removed"]).size().to_dict()
-    assert points == {("none", 0): 2, ("top", 2): 2, ("bottom", 2): 2, ("random", 2): 2}
+    assert points == dict.fromkeys([("none", 0), ("top", 2), ("bottom", 2), ("random", 2)], 1)
     assert table["validation_accuracy"].between(0, 1).all()
     assert (table["validation_accuracy"] != table["accuracy"]).any()
     ranking = pd.read_parquet(finished.results / "influences" / target / mode / "ranking.parquet")
@@ -87,7 +87,7 @@ def test_baseline_and_random_removals_are_trained_once_for_all_targets(finished)
         f"{target}-{mode}-{order}-2" for target, mode in TRANSFERS for order in ("top", "bottom")
     }
     points = {"none", "random-2"} | own
-    assert trained == {f"{point}-{replicate}" for point in points for replicate in (0, 1)}
+    assert trained == {f"{point}-0" for point in points}
 
 
 def test_report_parts_are_there_and_say_what_the_tables_say(finished):
@@ -195,9 +195,10 @@ def test_same_bytes_whatever_models_per_job_cores_and_folder(finished, project):
     results = "my results"  # paths with spaces, too
     project.write_study(models_per_job=2, results=results)
     tables = [
-        *(f"summaries/{target}/{mode}.parquet" for target, mode in TRANSFERS),
-        *(f"influences/{target}/{mode}/ranking.parquet" for target, mode in TRANSFERS),
+        "summaries/photos/full.parquet",
+        "influences/photos/full/ranking.parquet",
         "influences/photos/full/difference_in_means.parquet",
+        "summaries/held_out/fixed.parquet",
         "counterfactuals/held_out/fixed.parquet",
     ]
     run = project.snakemake(*[f"{results}/tiny/{table}" for table in tables], cores=1)

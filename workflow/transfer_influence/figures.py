@@ -24,7 +24,7 @@ from matplotlib.transforms import offset_copy
 from transfer_influence.config.study import BASELINE, PLURAL, Estimator, Outcome, Unit
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
-from transfer_influence.influence.reliability import ENOUGH, spearman_brown
+from transfer_influence.influence.prophecy import ENOUGH, spearman_brown
 from transfer_influence.outcomes.tables import open_table, read_table
 
 OUTCOMES: dict[Outcome, str] = {

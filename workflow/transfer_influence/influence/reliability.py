@@ -14,11 +14,11 @@ from transfer_influence.influence.estimators import Estimator, need_memory
 from transfer_influence.influence.held_out import disjoint, generator, split
 from transfer_influence.influence.intervals import COVERAGE
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
+from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.outcomes.tables import write_table
 
 DRAWS = 20  # pairs of disjoint parts at each number of models
 LEAST_PART = 8  # models in a part
-ENOUGH = 0.9
 STRIP = 1024  # columns at a time
 
 
@@ -90,18 +90,6 @@ def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> It
             needed = models_needed(spearman_brown(mean, 2), 2 * models)
         size //= 2
     yield Measure("models_needed", len(data), needed)
-
-
-def spearman_brown(reliability: float, longer: float) -> float:
-    """Return the reliability with `longer` times as many models (Spearman 1910, Brown 1910)."""
-    return longer * reliability / (1 + (longer - 1) * reliability)
-
-
-def models_needed(reliability: float, models: int) -> float:
-    """Return the models for a reliability of 0.9; NaN where it is not positive at `models`."""
-    if not 0 < reliability < 1:
-        return float(models) if reliability == 1 else np.nan
-    return models * ENOUGH * (1 - reliability) / (reliability * (1 - ENOUGH))
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,0 +1,17 @@
+"""The prophecy formula of Spearman and Brown: reliability with more models, and models for it."""
+
+import numpy as np
+
+ENOUGH = 0.9
+
+
+def spearman_brown(reliability: float, longer: float) -> float:
+    """Return the reliability with `longer` times as many models (Spearman 1910, Brown 1910)."""
+    return longer * reliability / (1 + (longer - 1) * reliability)
+
+
+def models_needed(reliability: float, models: int) -> float:
+    """Return the models for a reliability of 0.9; NaN where it is not positive at `models`."""
+    if not 0 < reliability < 1:
+        return float(models) if reliability == 1 else np.nan
+    return models * ENOUGH * (1 - reliability) / (reliability * (1 - ENOUGH))
