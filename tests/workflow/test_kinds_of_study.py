@@ -35,7 +35,7 @@ def test_a_study_of_examples(project):
         source=source,
         models=6,
         targets={"held_out": STUDY["targets"]["held_out"]},
-        counterfactuals={"orders": ["top", "bottom"], "counts": [0, 150], "replicates": 1},
+        counterfactuals={"orders": ["bottom"], "counts": [0, 150], "replicates": 1},
     )
     run(project)
     masks = masks_of(project.results / "summaries/held_out/fixed.parquet", EXAMPLES)
@@ -60,7 +60,6 @@ def test_a_study_of_examples(project):
     }
     assert found == {
         ("none", 0): set(),
-        ("top", 150): set(ranking["unit"][:150]),
         ("bottom", 150): set(ranking["unit"][-150:]),
     }
     svg = (project.results / "report/held_out/fixed/counterfactuals.svg").read_text()
@@ -75,9 +74,6 @@ def test_a_study_of_examples(project):
     assert pairs["influence"].tolist() == influences[pairs["unit"], pairs["example"]].tolist()
     assert pairs["unit_name"].tolist() == images["name"][pairs["unit"]].tolist()
     assert not (project.results / "applications/classes.parquet").exists()  # of one target
-    report = project.folder / "report.html"
-    run(project, "--report", str(report))
-    assert "Influence of each source example on" in report.read_text()
     assert project.planned() == set()
 
 
