@@ -81,7 +81,7 @@ rule compare_targets:
 
 rule find_subpopulations:
     input:
-        influences=f"{results}/influences/{{target}}/{{mode}}/{study.influence.estimators[0]}.parquet",
+        influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
         sidecar=data_of("dataset.json"),
         examples=data_of("test.examples.parquet"),
     output:
@@ -132,7 +132,7 @@ rule find_subpopulations:
 rule debug_failures:
     input:
         summary=f"{results}/summaries/{{target}}/{{mode}}.parquet",
-        influences=f"{results}/influences/{{target}}/{{mode}}/{study.influence.estimators[0]}.parquet",
+        influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
         sidecar=data_of("dataset.json"),
         examples=data_of("test.examples.parquet"),
         transfers=removals_of(
@@ -172,7 +172,7 @@ if study.source.subset.unit == "example":
 
     rule find_pairs:
         input:
-            influences=f"{results}/influences/{{target}}/{{mode}}/{study.influence.estimators[0]}.parquet",
+            influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
             source=f"{results}/data/{study.source.dataset}/dataset.json",
             source_images=f"{results}/data/{study.source.dataset}/train.beton",
             source_examples=f"{results}/data/{study.source.dataset}/train.examples.parquet",

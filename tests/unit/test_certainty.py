@@ -105,7 +105,7 @@ def test_bootstrap_intervals_are_scipys():
     data, _ = study(0, 400, 1.0)
     made = DifferenceInMeans(data, ROOM)
     fit = joined(made.fit(Outcomes.of(data.whole)))
-    known = bootstrapped(fit, made, bootstrap(data, 3000, seed=0))
+    known = bootstrapped(fit, made, bootstrap(data, 3000, seed=0), len(data))
     kept, whole = data.masks.rows(np.arange(400))[:, 0] > 0, data.whole[:, 0]
 
     def difference(kept, whole, axis):

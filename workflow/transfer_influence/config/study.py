@@ -95,8 +95,8 @@ class Subset(Settings):
     )
     sampling: Sampling = Field(
         "uniform",
-        description="`complement_pairs`: models 2i and 2i+1 see opposite halves, for influences "
-        "from fewer models.",
+        description="`complement_pairs`: models 2i and 2i+1 see opposite halves, which "
+        "helps `ridge` where units act together; see docs/estimators.md.",
         examples=["complement_pairs"],
     )
     seed: int | None = Field(

@@ -100,7 +100,8 @@ def certainty(
     """Return how sure the influences on the whole target are; nothing is known of lasso's."""
     if stage.intervals == "closed_form" or stage.estimator == "lasso":
         return closed_form(whole)
-    return bootstrapped(whole, estimator, bootstrap(data, stage.bootstrap_replicates, stage.seed))
+    counts = bootstrap(data, stage.bootstrap_replicates, stage.seed)
+    return bootstrapped(whole, estimator, counts, len(np.unique(data.groups)))
 
 
 def wanted(data: Measurements, largest_table_gb: float) -> tuple[bool, bool]:

@@ -41,7 +41,7 @@ def closed_form(fit: Fit) -> Certainty:
     return Certainty(error, (influence - half) / left, (influence + half) / left, found)
 
 
-def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray) -> Certainty:
+def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int) -> Certainty:
     """Return percentile intervals of resampled models; the rest by closed form.
 
     Percentiles lie further out for few models, as those of a t-distribution do (Hesterberg 2015,
@@ -51,10 +51,10 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray) -> Certaint
         fit: of the whole target.
         estimator: that made it.
         counts: int64 (draws, models), see `held_out.bootstrap`.
+        groups: how many draws with replacement make one of them: models, or pairs of complements.
     """
     known = closed_form(fit)
-    models = counts.sum(axis=1).max()
-    outside = norm.cdf(np.sqrt(models / (models - 1)) * t.ppf((1 - COVERAGE) / 2, models - 1))
+    outside = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf((1 - COVERAGE) / 2, groups - 1))
     ends = [
         np.nanquantile(draws, [outside, 1 - outside], axis=0)
         for draws in estimator.resampled(counts, same_penalty=True)
