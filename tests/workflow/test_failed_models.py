@@ -11,7 +11,7 @@ from tests.workflow.conftest import RECIPE, STUDY, Project
 # So high a rate that the loss of some of the models is not finite: 3, 5, 7 and 9 where this was
 # written. Which ones may differ between processors.
 WILD = {**STUDY["source"], "recipe": {**RECIPE, "learning_rate": 100.0}}
-TARGETS = {"held_out": STUDY["targets"]["held_out"]}
+TARGETS = {"held_out": {"modes": ["fixed"], "recipe": RECIPE}}
 SUMMARY = "results/tiny/summaries/held_out/fixed.parquet"
 
 

@@ -34,7 +34,7 @@ def test_a_study_of_examples(project):
     project.write_study(
         source=source,
         models=6,
-        targets={"held_out": STUDY["targets"]["held_out"]},
+        targets={"held_out": {"modes": ["fixed"], "recipe": RECIPE}},
         counterfactuals={"orders": ["bottom"], "counts": [0, 150], "replicates": 1},
     )
     run(project)
