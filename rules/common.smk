@@ -80,9 +80,9 @@ def checked_study():
 
 def check_images(study):
     """Check that the images of all data sets are there that are still to be converted."""
-    data = study.results / study.study / "data"
-    waiting = [name for name in study.datasets if not (data / name / "dataset.json").exists()]
     if workflow.is_main_process:  # jobs may run where the originals cannot be seen
+        sidecars = {name: study.data_folder(name) / "dataset.json" for name in study.datasets}
+        waiting = [name for name, sidecar in sidecars.items() if not sidecar.exists()]
         check_places(waiting, dataset_folders)
 
 
@@ -96,17 +96,19 @@ def check_source(study):
     lists = study.counterfactuals.lists.values() if study.counterfactuals else ()
     for path in lists:
         list_entries(path)
-    folder = study.results / study.study / "data" / source.dataset
+    folder = study.data_folder(source.dataset)
     try:
         units = read_sidecar(folder / "dataset.json").units(source.subset.unit)
     except UserError:
         return  # not there, or to be converted again: conversion checks
     try:
         check_units(source.dataset, source.subset.unit, units, study.least_units)
-        if source.subset.listed and workflow.is_main_process:
-            listed_mask(source.subset, unit_names(folder, source.subset.unit))
-        for path in lists:
-            read_units(path, unit_names(folder, source.subset.unit))
+        if workflow.is_main_process and (source.subset.listed or lists):
+            names = unit_names(folder, source.subset.unit)  # a million, where examples are judged
+            if source.subset.listed:
+                listed_mask(source.subset, names)
+            for path in lists:
+                read_units(path, names)
         if source.masks:
             open_masks(source.masks, study.models, units)
     except UserError as error:
@@ -142,11 +144,7 @@ def bank_stamp(shard):
 
 study = checked_study()
 results = str(study.results / study.study)
-removals = {
-    removal.name: removal
-    for target, mode in study.transfers
-    for removal in study.removals(target, mode)
-}
+removals = study.all_removals
 
 
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.

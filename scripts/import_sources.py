@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import ImportStage
-from transfer_influence.config.study import shard_models
+from transfer_influence.config.study import checkpoint_path, shard_models
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.models.checkpoints import digest_checkpoints
@@ -25,7 +25,7 @@ def main() -> None:
         numbers = [model for model in arguments.shard if model < arguments.models]
         models = imported_models(stage.masks, numbers, data.units(stage.unit))
         masks = hashlib.sha256(b"".join(pack(source.mask) for source in models)).hexdigest()[:16]
-        files = [Path(stage.checkpoints.format(model=number)) for number in numbers]
+        files = [checkpoint_path(stage.checkpoints, number) for number in numbers]
         inputs = {
             "data": data.digest,
             "masks": masks,

@@ -147,6 +147,11 @@ class Subset(Settings):
         return self.count + 1 if self.count else math.ceil(round(1 / (self.fraction or 0.5), 9))
 
 
+def checkpoint_path(pattern: str, model: int) -> Path:
+    """Return the file of one source model; `pattern` has `{model}` where its number stands."""
+    return Path(pattern.format(model=model))
+
+
 class Source(Settings):
     """What the source models are: trained here, or read from `checkpoints`."""
 
@@ -207,7 +212,7 @@ class Source(Settings):
                 "`subset`"
             )
         try:
-            named = self.checkpoints.format(model=0) != self.checkpoints.format(model=1)
+            named = checkpoint_path(self.checkpoints, 0) != checkpoint_path(self.checkpoints, 1)
         except (KeyError, ValueError, IndexError, AttributeError):
             named = False
         if not named:
@@ -220,7 +225,7 @@ class Source(Settings):
     def checkpoint(self, model: int) -> Path:
         """Return the file of one source model."""
         assert self.checkpoints is not None
-        return Path(self.checkpoints.format(model=model))
+        return checkpoint_path(self.checkpoints, model)
 
 
 class Target(Settings):
@@ -460,6 +465,10 @@ class Study(Settings):
         chosen = self.counterfactuals and self.counterfactuals.estimator
         return chosen or self.influence.estimators[0]
 
+    def data_folder(self, dataset: str) -> Path:
+        """Return the folder of a converted data set."""
+        return self.results / self.study / "data" / dataset
+
     def dataset_of(self, target: str) -> str:
         """Return the name of a target's data set."""
         return self.targets[target].dataset or target
@@ -502,6 +511,15 @@ class Study(Settings):
             for replicate in range(plan.replicates)
         ]
         return list(dict.fromkeys(removals))
+
+    @property
+    def all_removals(self) -> dict[str, Removal]:
+        """The removals of all targets by name, each once, as targets share some of them."""
+        return {
+            removal.name: removal
+            for target, mode in self.transfers
+            for removal in self.removals(target, mode)
+        }
 
     @property
     def estimates(self) -> bool:

@@ -13,7 +13,7 @@ from transfer_influence.config.study import Study
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_names
 from transfer_influence.errors import UserError
 from transfer_influence.operation.census import benchmark_seconds
-from transfer_influence.operation.jobs import Job, JobGroup, all_removals
+from transfer_influence.operation.jobs import Job, JobGroup
 from transfer_influence.outcomes.tables import open_table, read_provenance
 from transfer_influence.subsets import listed_mask
 
@@ -200,7 +200,7 @@ def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
     if group.rule == "train_sources":
         kept = [units_of_model(study, units)] * len(group.jobs)
     elif group.rule == "counterfactual_source":
-        removals = all_removals(study)
+        removals = study.all_removals
         kept = [units - removals[job.name].count for job in group.jobs]
     else:
         kept = [units] * len(group.jobs)
@@ -216,7 +216,7 @@ def units_of_model(study: Study, units: int) -> int:
     subset = study.source.subset
     if subset.listed is None:
         return subset.size(units)
-    folder = data_folder(study, study.source.dataset)
+    folder = study.data_folder(study.source.dataset)
     return int(listed_mask(subset, unit_names(folder, subset.unit)).sum())
 
 
@@ -236,12 +236,7 @@ def sidecar_of(study: Study, dataset: str) -> Sidecar:
     Raises:
         UserError: it has not been converted.
     """
-    return read_sidecar(data_folder(study, dataset) / "dataset.json")
-
-
-def data_folder(study: Study, dataset: str) -> Path:
-    """Return the folder of a converted data set."""
-    return study.results / study.study / "data" / dataset
+    return read_sidecar(study.data_folder(dataset) / "dataset.json")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transfer_influence.config.study import Mode, Removal, Study
+from transfer_influence.config.study import Mode, Study
 
 # What each rule makes, in the words of the progress table, in the order in which the data flows.
 RULES = {
@@ -80,7 +80,7 @@ def job_groups(study: Study) -> list[JobGroup]:
         groups.append(_group("compare_targets", [""], "applications/classes.parquet"))
     if study.counterfactuals:
         output = "counterfactuals/sources/{}.parquet"
-        groups.append(_group("counterfactual_source", all_removals(study), output, models=1))
+        groups.append(_group("counterfactual_source", study.all_removals, output, models=1))
     order = list(RULES)
     return sorted(groups, key=lambda group: order.index(group.rule))
 
@@ -90,15 +90,6 @@ def _sources(study: Study) -> JobGroup:
     if study.source.checkpoints:
         return _group("import_sources", study.shards, output)
     return _group("train_sources", study.shards, output, study.models_per_job)
-
-
-def all_removals(study: Study) -> dict[str, Removal]:
-    """Return the removals of all targets by name, each once, as targets share some of them."""
-    return {
-        removal.name: removal
-        for target, mode in study.transfers
-        for removal in study.removals(target, mode)
-    }
 
 
 def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]:

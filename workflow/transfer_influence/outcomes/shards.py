@@ -16,7 +16,7 @@ from torch import nn
 
 from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import ImportStage, TransferStage
-from transfer_influence.config.study import Unit
+from transfer_influence.config.study import Unit, checkpoint_path
 from transfer_influence.datasets.loaders import Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.datasets.staging import staged
@@ -176,7 +176,7 @@ def import_sources(
         test_loader = open_loader(folder, "test", stage.recipe, device, workers)
         normalize = Normalize(sidecar, device)
         for number in shard.unfinished(list(by_number)):
-            path = Path(stage.checkpoints.format(model=number))
+            path = checkpoint_path(stage.checkpoints, number)
             model = build_model(stage.architecture, len(sidecar.classes), seed=0)
             state = read_checkpoint(path, stage.state_key, stage.key_map)
             load_checkpoint(model, state, path)
