@@ -31,12 +31,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 def _open(path: Path, how: int) -> int | None:
     """Return the open, locked file; None if another holds the lock and `how` says not to wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            continue  # another has just removed the folder
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, how)
             # Who held it before us has removed it since, and a new one may be another's by now.

@@ -3,7 +3,8 @@
 The jobs of a machine share a copy: the first one makes it while the others wait, and the last one
 to leave removes it. Who uses a copy holds a shared lock on its folder, which ends with its process,
 so what killed jobs left behind is unlocked, and removed by the next job that comes by. Whoever
-makes, opens or removes a copy meanwhile holds another lock, on a file beside it: its door.
+makes, opens or removes a copy meanwhile holds another lock, on a file beside it: its door. The
+folder that copies lie in stays: another job may be about to use it.
 """
 
 import contextlib
@@ -98,15 +99,13 @@ def remove_unused(copy: Path, wait: bool = True) -> None:
         copy: which.
         wait: for whoever is at its door, instead of leaving it to them.
     """
-    with contextlib.suppress(OSError):  # not ours to remove, or the last line
-        with locked(_door(copy), wait) as ours:
-            if not ours:
-                return
+    with contextlib.suppress(OSError), locked(_door(copy), wait) as ours:  # not ours to remove
+        if not ours:
+            return
+        shutil.rmtree(_half(copy), ignore_errors=True)
+        if copy.exists() and not is_used(copy):
+            copy.rename(_half(copy))  # should we be killed, no copy with holes is left
             shutil.rmtree(_half(copy), ignore_errors=True)
-            if copy.exists() and not is_used(copy):
-                copy.rename(_half(copy))  # should we be killed, no copy with holes is left
-                shutil.rmtree(_half(copy), ignore_errors=True)
-        copy.parent.rmdir()  # fails while it holds another copy
 
 
 def is_used(copy: Path) -> bool:
