@@ -54,10 +54,11 @@ from transfer_influence.datasets.loaders import Batch, Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model, place
-from transfer_influence.outcomes.shards import best_device, device_name, train_sources
+from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models
+from transfer_influence.training.devices import best_device, device_name
 from transfer_influence.training.loop import Normalize, train
 from transfer_influence.vision import torchvision
 

@@ -11,7 +11,6 @@ from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import transfer
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, file_digest
-from transfer_influence.seeds import Stage, TrainingSeeds, stream
 
 
 def main() -> None:
@@ -24,9 +23,6 @@ def main() -> None:
             weights=arguments.weights,
             sources=arguments.sources,
             stage=stage,
-            seeds=lambda model: TrainingSeeds.from_stream(
-                stream(stage.seed, Stage.TRANSFER, model, stage.target, stage.mode)
-            ),
             data=arguments.data,
             table=arguments.table,
             origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),

@@ -15,6 +15,7 @@ from transfer_influence.datasets.beton import BetonStream
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.datasets.loaders import Loader, ResidentLoader, StreamLoader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model, freeze_for, place
 from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin
@@ -32,6 +33,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CLASSES, SIZE = 4, 40
 SMALL = Architecture(name="small_resnet", width=8)
 SEEDS = TrainingSeeds(weights=1, order=2, augmentation=3)
+ALONE = JobOptions(gpus=0, processes=1, workers=2, scratch=None, failed_models="stop")
 
 
 def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -337,24 +339,25 @@ def test_shards_resume_and_transfer(
     trained: list[str] = []
     real_train, allowed = train, 2
 
-    def counted(*arguments: object) -> None:
+    def counted(*arguments: object, **others: object) -> None:
         if len(trained) == allowed:
             raise PreemptedError
         trained.append(str(arguments[-1]))
-        real_train(*arguments)
+        real_train(*arguments, **others)
 
     monkeypatch.setattr(shards, "train", counted)
 
     def sources() -> None:
         shards.train_sources(
             models=models,
+            unit="class",
             data=data,
             architecture=SMALL,
             recipe=recipe,
             weights=tmp_path / "sources.safetensors",
             table=tmp_path / "sources.parquet",
             origin=Origin({}, {}, "0"),
-            workers=2,
+            options=ALONE,
         )
 
     with pytest.raises(PreemptedError):
@@ -377,11 +380,10 @@ def test_shards_resume_and_transfer(
             weights=tmp_path / "sources.safetensors",
             sources=tmp_path / "sources.parquet",
             stage=stage,
-            seeds=lambda number: TrainingSeeds(number, number, number),
             data=data,
             table=tmp_path / f"{mode}.parquet",
             origin=Origin({}, {}, mode),
-            workers=2,
+            options=ALONE,
         )
         outcomes = pq.read_table(tmp_path / f"{mode}.parquet")
         assert outcomes["model"].to_pylist() == [0, 1, 2]

@@ -24,7 +24,7 @@ from transfer_influence.outcomes import shards
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.outcomes.tables import matrix
 from transfer_influence.provenance import Origin, file_digest
-from transfer_influence.seeds import TrainingSeeds, stream
+from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, unpack
 
 SMALL = Architecture(width=4)
@@ -66,12 +66,9 @@ def transfer_shard(
         recipe=TargetRecipe(**recipe_values(epochs=1)),
     )
 
-    def seeds(model: int) -> TrainingSeeds:
-        return TrainingSeeds.from_stream(stream(0, 2, model, "planted", "fixed"))
-
     table = folder / "transfer.parquet"
     origin = Origin({"seed": 0}, {"data": "d", "sources": file_digest(shard[1])}, "aa")
-    shards.transfer(*shard, stage, seeds, data, table, origin, options(failed_models))
+    shards.transfer(*shard, stage, data, table, origin, options(failed_models))
     return table
 
 

@@ -21,12 +21,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model
 from transfer_influence.outcomes import shards
-from transfer_influence.outcomes.shards import (
-    import_sources,
-    read_weights,
-    train_sources,
-    transfer,
-)
+from transfer_influence.outcomes.shards import import_sources, train_sources, transfer
 from transfer_influence.outcomes.summary import ROW_GROUP, summarize
 from transfer_influence.outcomes.tables import (
     list_column,
@@ -35,8 +30,8 @@ from transfer_influence.outcomes.tables import (
     read_provenance,
     write_table,
 )
+from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.provenance import Origin, file_digest
-from transfer_influence.seeds import TrainingSeeds, stream
 from transfer_influence.subsets import imported_models, source_models, unpack
 
 SMALL = Architecture(width=4)
@@ -342,14 +337,10 @@ def transfer_shard(
         recipe=TargetRecipe(**recipe_values(batchnorm="frozen")),
     )
 
-    def seeds(model: int) -> TrainingSeeds:
-        return TrainingSeeds.from_stream(stream(0, 2, model, "planted", mode))
-
     table = folder / "transfer.parquet"
     transfer(
         *shard,
         stage,
-        seeds,
         data,
         table,
         Origin({}, {"sources": file_digest(shard[1])}, digest),

@@ -22,7 +22,6 @@ from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources, transfer
 from transfer_influence.provenance import Origin, file_digest
-from transfer_influence.seeds import TrainingSeeds, stream
 from transfer_influence.subsets import source_models
 
 SMALL = Architecture(width=4)
@@ -99,13 +98,10 @@ def shard(planted, tmp_path_factory) -> tuple[Path, Path]:
 def transferred(
     data: Path, shard: tuple[Path, Path], folder: Path, validated: RetrainedTransferStage | None
 ) -> pa.Table:
-    def seeds(model: int) -> TrainingSeeds:
-        return TrainingSeeds.from_stream(stream(0, 2, model, "planted", "full"))
-
     table = folder / "transfer.parquet"
     origin = Origin({}, {"sources": file_digest(shard[1])}, "aa")
     split = validated and validation_split(validated)
-    transfer(*shard, stage(), seeds, data, table, origin, ALONE, split)
+    transfer(*shard, stage(), data, table, origin, ALONE, split)
     return pq.read_table(table).replace_schema_metadata(None)
 
 

@@ -17,7 +17,6 @@ from transfer_influence.config.study import Subset
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin
-from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models
 from transfer_influence.training.watching import watching
 
@@ -70,7 +69,7 @@ def test_every_model_has_its_curves_and_they_say_what_its_row_says(planted, tmp_
     table = tmp_path / "transfers" / "planted" / "full" / "000000-000001.parquet"
     table.parent.mkdir(parents=True)
     shards.transfer(
-        *(weights, sources, stage, lambda model: TrainingSeeds(model, 1, 2), planted, table),
+        *(weights, sources, stage, planted, table),
         *(Origin({}, {}, ""), dataclasses.replace(ALONE, tensorboard=tmp_path / "tensorboard")),
     )
     shard = "000000-000001"

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.workflow.conftest import RECIPE, STUDY, Project
-from transfer_influence.outcomes.shards import read_weights
+from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.subsets import unpack
 
 # A whole study runs in each of these.

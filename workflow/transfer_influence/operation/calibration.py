@@ -22,17 +22,13 @@ from transfer_influence.files import atomic
 from transfer_influence.job import JobOptions, all_devices
 from transfer_influence.models.building import build_model, freeze_for, load_backbone, place
 from transfer_influence.operation.costs import Calibration
-from transfer_influence.outcomes.shards import (
-    best_device,
-    device_name,
-    read_weights,
-    source_row,
-    transfer_row,
-)
+from transfer_influence.outcomes.rows import source_row, transfer_row
 from transfer_influence.outcomes.tables import write_table
+from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, training_examples
+from transfer_influence.training.devices import best_device, device_name
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, train
 

@@ -1,8 +1,6 @@
 """Train or transfer the models of one shard, one after the other, and write what they leave."""
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from transfer_influence.config.recipe import Architecture, Recipe
@@ -20,9 +16,7 @@ from transfer_influence.config.study import Unit, checkpoint_path
 from transfer_influence.datasets.loaders import Loader, open_loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.datasets.staging import staged
-from transfer_influence.errors import UserError
-from transfer_influence.files import atomic
-from transfer_influence.job import JobOptions, all_devices, visible_gpus
+from transfer_influence.job import JobOptions, all_devices
 from transfer_influence.models.building import (
     build_model,
     freeze_for,
@@ -31,20 +25,19 @@ from transfer_influence.models.building import (
 )
 from transfer_influence.models.checkpoints import load_checkpoint, read_checkpoint
 from transfer_influence.outcomes.partial import PartialShard
-from transfer_influence.outcomes.tables import (
-    PER_EXAMPLE,
-    list_column,
-    read_table,
-    write_table,
+from transfer_influence.outcomes.rows import (
+    failed_models,
+    identity,
+    model_column,
+    source_row,
+    transfer_row,
+    write_rows,
 )
+from transfer_influence.outcomes.weights import read_weights, write_weights
 from transfer_influence.provenance import Origin
-from transfer_influence.seeds import TrainingSeeds
-from transfer_influence.subsets import (
-    SourceModel,
-    own_test_examples,
-    pack,
-    training_examples,
-)
+from transfer_influence.seeds import Stage, TrainingSeeds, stream
+from transfer_influence.subsets import SourceModel, own_test_examples, training_examples
+from transfer_influence.training.devices import best_device, device_name
 from transfer_influence.training.evaluation import Evaluation, evaluate
 from transfer_influence.training.loop import Normalize, NotFiniteError, train
 from transfer_influence.training.watching import Watch, watching
@@ -52,32 +45,6 @@ from transfer_influence.training.watching import Watch, watching
 log = logging.getLogger(__name__)
 
 ValidationSplit = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-def best_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU, computing in one thread.
-
-    One thread, since sums in another order differ in their last bits: more cores run more jobs,
-    and change no result.
-
-    Raises:
-        UserError: the job was given a GPU that does not work.
-    """
-    torch.set_num_threads(1)
-    if torch.version.cuda and visible_gpus() and not torch.cuda.is_available():
-        raise UserError(
-            f"GPU {os.getenv('CUDA_VISIBLE_DEVICES')} of {socket.gethostname()} cannot be used; "
-            f"see nvidia-smi there, or exclude that machine."
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    number = f", GPU {os.getenv('CUDA_VISIBLE_DEVICES', '0')}" if device.type == "cuda" else ""
-    log.info("computes on %s%s", device_name(device), number)
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a device, for provenance."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def train_sources(
@@ -175,24 +142,19 @@ def import_sources(
         sidecar = read_sidecar(folder / "dataset.json")
         test_loader = open_loader(folder, "test", stage.recipe, device, workers)
         normalize = Normalize(sidecar, device)
-        for number in shard.unfinished(list(by_number)):
-            path = checkpoint_path(stage.checkpoints, number)
+
+        def import_one(number: int) -> tuple[pa.Table, dict[str, torch.Tensor]]:
+            source, path = by_number[number], checkpoint_path(stage.checkpoints, number)
             model = build_model(stage.architecture, len(sidecar.classes), seed=0)
-            state = read_checkpoint(path, stage.state_key, stage.key_map)
-            load_checkpoint(model, state, path)
+            load_checkpoint(model, read_checkpoint(path, stage.state_key, stage.key_map), path)
             model = place(model, device)
-            source, recipe = by_number[number], stage.recipe
-            try:
-                result = evaluated(
-                    source, stage.unit, model, test_loader, normalize, recipe, device
-                )
-            except NotFiniteError as failure:
-                if options.failed_models == "stop":
-                    raise
-                log.error("%s The study goes on without it.", failure)
-                shard.save(number, identity(source, failed=True))
-            else:
-                shard.save(number, *result)
+            return evaluated(
+                source, stage.unit, model, test_loader, normalize, stage.recipe, device
+            )
+
+        for number in shard.unfinished(list(by_number)):
+            failed = identity(by_number[number], failed=True)
+            shard.save(number, *trained(number, import_one, failed, shard, options, attempts=1))
         finish_sources(list(by_number), shard, origin, device, started)
 
 
@@ -238,7 +200,6 @@ def transfer(
     weights: Path,
     sources: Path,
     stage: TransferStage,
-    seeds: Callable[[int], TrainingSeeds],
     data: Path,
     table: Path,
     origin: Origin,
@@ -255,7 +216,6 @@ def transfer(
         weights: safetensors file of the source models.
         sources: table of the source models.
         stage: target, mode and recipe.
-        seeds: from a model's number to its seeds.
         data: folder of the converted target data set.
         table: Parquet file to write.
         origin: as in `train_sources`.
@@ -289,7 +249,9 @@ def transfer(
             watch: Watch | None = None,
         ) -> Evaluation:
             """Transfer a model by some training images, and evaluate it on others."""
-            model = build_model(stage.architecture, len(sidecar.classes), seeds(number).weights)
+            scope = stage.target, stage.mode
+            seeds = TrainingSeeds.from_stream(stream(stage.seed, Stage.TRANSFER, number, *scope))
+            model = build_model(stage.architecture, len(sidecar.classes), seeds.weights)
             load_backbone(model, read_weights(weights, number))
             freeze_for(model, stage.mode)
             model = place(model, device)
@@ -299,12 +261,12 @@ def transfer(
 
             train(
                 *(model, train_loader, examples, normalize, stage.recipe),
-                *(seeds(number), device, name),
+                *(seeds, device, name),
                 test=lambda: summed_up(tested()),
                 watch=watch,
             )
             evaluation = tested()
-            check_loss(evaluation, name, seeds(number), stage.recipe)
+            check_loss(evaluation, name, seeds, stage.recipe)
             log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
             return evaluation
 
@@ -338,25 +300,26 @@ def trained(
     failed: pa.Table,
     shard: PartialShard,
     options: JobOptions,
+    attempts: int = 2,
 ) -> tuple[pa.Table, dict[str, torch.Tensor] | None]:
     """Train a model, once more with the same seeds if its loss is not finite.
 
     Returns:
-        Its row and weights; if it failed twice and `options` say to go on without it, the row
+        Its row and weights; if all attempts failed and `options` say to go on without it, the row
         `failed` and no weights.
 
     Raises:
-        NotFiniteError: it failed twice and `options` say to stop.
+        NotFiniteError: all attempts failed and `options` say to stop.
     """
     reason = shard.failure(number)
-    if reason is None:
+    while reason is None:
         try:
             return train_one(number)
         except NotFiniteError as failure:
-            log.warning("%s Once more, with the same seeds.", failure)
-        try:
-            return train_one(number)
-        except NotFiniteError as failure:
+            attempts -= 1
+            if attempts:
+                log.warning("%s Once more, with the same seeds.", failure)
+                continue
             reason = str(failure)
             shard.save_failure(number, reason)
     if options.failed_models == "stop":
@@ -388,92 +351,3 @@ def check_loss(
         raise NotFiniteError(
             f"{whose}: the loss on the test images is {evaluation.loss}; {remedy}."
         )
-
-
-def failed_models(table: Path) -> dict[int, bool]:
-    """Return for each model of a shard, in order, whether it failed."""
-    rows = read_table(table, ["model", "failed"])
-    return dict(zip(rows["model"].to_pylist(), rows["failed"].to_pylist(), strict=True))
-
-
-def write_weights(models: list[int], shard: PartialShard, weights: Path) -> None:
-    """Write the weights of all models of a shard; a failed model has none."""
-    with atomic(weights) as temporary:
-        save_file(
-            {
-                f"{number}/{key}": value
-                for number in models
-                for key, value in shard.weights(number).items()
-            },
-            temporary,
-        )
-
-
-def write_rows(models: list[int], shard: PartialShard, table: Path, provenance: str) -> None:
-    """Write the rows of all models of a shard; what a failed model does not have is null."""
-    rows = [shard.row(number) for number in models]
-    # A failed model's row has only the first columns of a whole one.
-    columns = max(rows, key=lambda row: row.num_columns).schema.empty_table()
-    write_table(pa.concat_tables([columns, *rows], promote_options="default"), table, provenance)
-
-
-def read_weights(path: Path, model: int) -> dict[str, torch.Tensor]:
-    """Read the weights of one source model out of its shard.
-
-    Raises:
-        UserError: the file is missing or damaged, or does not hold the model.
-    """
-    prefix = f"{model}/"
-    try:
-        with safe_open(path, "pt") as shard:
-            names = [name for name in shard.keys() if name.startswith(prefix)]  # noqa: SIM118
-            weights = {name.removeprefix(prefix): shard.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not readable ({error}); train that shard again.") from None
-    if not weights:
-        raise UserError(f"{path}: holds no source model {model}; train that shard again.")
-    return weights
-
-
-def source_row(source: SourceModel, evaluation: Evaluation, own: np.ndarray) -> pa.Table:
-    """Return the one-row table of a source model.
-
-    `own` are the test examples of the classes that the model has seen: `accuracy` is over these,
-    while `class_accuracy` has all classes (0 for a class it never saw).
-    """
-    row = identity(source, failed=False)
-    row = row.append_column("accuracy", pa.array([float(evaluation.is_correct[own].mean())]))
-    return row.append_column("class_accuracy", list_column(evaluation.class_accuracy[None]))
-
-
-def identity(source: SourceModel, failed: bool) -> pa.Table:
-    """Return the columns that a source model has even if its training failed.
-
-    The seed of a model that was not trained here is null.
-    """
-    seed = source.seeds and source.seeds.weights
-    return (
-        model_column(source.model, failed)
-        .append_column("seed", pa.array([seed], pa.int64()))
-        .append_column("mask", pa.array([pack(source.mask)], pa.binary(-(-len(source.mask) // 8))))
-    )
-
-
-def model_column(model: int, failed: bool) -> pa.Table:
-    """Return a row with a model's number, and whether its training failed."""
-    return pa.table({"model": pa.array([model], pa.int64()), "failed": pa.array([failed])})
-
-
-def transfer_row(model: int, evaluation: Evaluation) -> pa.Table:
-    """Return the one-row table of a transferred model."""
-    row = model_column(model, failed=False)
-    columns = {
-        "accuracy": pa.array([evaluation.accuracy]),
-        "loss": pa.array([evaluation.loss]),
-        "auroc": pa.array([evaluation.auroc], pa.float64()),
-        "class_accuracy": list_column(evaluation.class_accuracy[None]),
-        **{name: list_column(getattr(evaluation, name)[None]) for name in PER_EXAMPLE},
-    }
-    for name, column in columns.items():
-        row = row.append_column(name, column)
-    return row
