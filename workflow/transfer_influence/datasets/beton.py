@@ -10,10 +10,10 @@ import os
 import queue
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,28 +125,66 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """Which images to leave out."""
-
-    skip_unreadable: bool
-    unwanted: frozenset[str]
-
-
-@dataclass(frozen=True)
 class _Reading:
     """An image as it is to be stored.
 
     Attributes:
         pixels: uint8 (H, W, 3), contiguous.
+        label: of the image.
         mode: its mode in its file, by PIL's name.
         digest: of height, width and pixels, 16 hexadecimal digits.
         histogram: int64 (3, 256), how often each value occurs in red, green and blue.
     """
 
     pixels: np.ndarray
+    label: int
     mode: str
     digest: str
     histogram: np.ndarray
+
+
+@dataclass
+class _Selection:
+    """Which images are written; it remembers what it kept and what it left out."""
+
+    skip_unreadable: bool
+    unwanted: Collection[str]
+    kept: list[int] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    dropped: dict[int, str] = field(default_factory=dict)
+
+    def among(self, readings: Iterable[Future[_Reading]], images: Images) -> Iterator[_Reading]:
+        """Yield the readings, of all images in order, of those that are kept."""
+        for index, waiting in enumerate(readings):
+            try:
+                reading = waiting.result()
+            except UnreadableError:
+                if not self.skip_unreadable:
+                    raise
+                self.unreadable.append(images.name(index))
+                continue
+            if reading.digest in self.unwanted:
+                self.dropped[index] = reading.digest
+                continue
+            self.kept.append(index)
+            yield reading
+
+
+class _Tally:
+    """What is counted of the images while they are written."""
+
+    def __init__(self) -> None:
+        self.histogram = np.zeros((3, 256), np.int64)
+        self.digest = hashlib.sha256()
+        self.pixel_digests: list[str] = []
+        self.modes: Counter[str] = Counter()
+
+    def add(self, reading: _Reading) -> None:
+        self.histogram += reading.histogram
+        self.digest.update(struct.pack("<3q", *reading.pixels.shape[:2], reading.label))
+        self.digest.update(reading.pixels.data)
+        self.pixel_digests.append(reading.digest)
+        self.modes[reading.mode] += 1
 
 
 class _PageTooSmallError(Exception):
@@ -176,12 +214,12 @@ def write_beton(
         UserError: an image cannot be read, if these are not to be skipped, or is too large; or no
             image is left.
     """
-    choice = _Choice(skip_unreadable, frozenset(unwanted))
     page_size = MIN_PAGE_SIZE
     while True:
         try:
             with atomic(path) as temporary:
-                return _write(temporary, path.name, images, storage, choice, page_size, workers)
+                selection = _Selection(skip_unreadable, frozenset(unwanted))
+                return _write(temporary, path.name, images, storage, selection, page_size, workers)
         except _PageTooSmallError as too_small:
             # Begin again: rare, and it saves opening every image twice to learn the largest.
             page_size = 1 << (too_small.needed - 1).bit_length()
@@ -192,7 +230,7 @@ def _write(
     title: str,
     images: Images,
     storage: Storage,
-    choice: _Choice,
+    selection: _Selection,
     page_size: int,
     workers: int,
 ) -> Contents:
@@ -218,36 +256,15 @@ def _write(
     metadata = np.zeros(len(images), writer.metadata_type)
     allocator = MemoryAllocator(str(path), writer.data_region_start, page_size)
 
-    histogram = np.zeros((3, 256), np.int64)
-    digest = hashlib.sha256()
-    kept: list[int] = []
-    pixel_digests: list[str] = []
-    modes: Counter[str] = Counter()
-    unreadable: list[str] = []
-    dropped: dict[int, str] = {}
+    tally, kept = _Tally(), selection.kept
     readings = _ahead(lambda index: _read(images, index, storage, page_size), len(images), workers)
     # FFCV draws from NumPy's global stream for `proportion`.
     with _numpy_seed(0), allocator, closing(readings):
-        for index, waiting in enumerate(progress(readings, title, "image", len(images))):
-            try:
-                reading = waiting.result()
-            except UnreadableError:
-                if not choice.skip_unreadable:
-                    raise
-                unreadable.append(images.name(index))
-                continue
-            if reading.digest in choice.unwanted:
-                dropped[index] = reading.digest
-                continue
-            label = int(images.labels[index])
-            sample = (reading.pixels, label)
-            handle_sample(sample, len(kept), metadata.dtype.names, metadata, allocator, fields)
-            histogram += reading.histogram
-            digest.update(struct.pack("<3q", *reading.pixels.shape[:2], label))
-            digest.update(reading.pixels.data)
-            kept.append(index)
-            pixel_digests.append(reading.digest)
-            modes[reading.mode] += 1
+        counted = progress(readings, title, "image", len(images))
+        for row, reading in enumerate(selection.among(counted, images)):
+            sample = (reading.pixels, reading.label)
+            handle_sample(sample, row, metadata.dtype.names, metadata, allocator, fields)
+            tally.add(reading)
     if not kept:
         raise UserError(f"{path.parent / title}: no image is left to write; check the images.")
     metadata = metadata[: len(kept)]  # the rest of its room in the file stays empty
@@ -257,13 +274,13 @@ def _write(
     sizes = np.stack([metadata["f0"]["height"], metadata["f0"]["width"]], axis=1)
     return Contents(
         sizes=sizes.astype(np.int64),
-        histogram=histogram,
-        digest=digest.digest(),
+        histogram=tally.histogram,
+        digest=tally.digest.digest(),
         kept=np.array(kept, np.int64),
-        pixel_digests=pixel_digests,
-        modes=dict(modes),
-        unreadable=unreadable,
-        dropped=dropped,
+        pixel_digests=tally.pixel_digests,
+        modes=dict(tally.modes),
+        unreadable=selection.unreadable,
+        dropped=selection.dropped,
     )
 
 
@@ -303,7 +320,8 @@ def _read(images: Images, index: int, storage: Storage, page_size: int) -> _Read
     if 2 * pixels.nbytes > page_size:
         raise _PageTooSmallError(2 * pixels.nbytes)
     counts = [np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)]
-    return _Reading(pixels, stored_mode(image), _pixel_digest(pixels), np.array(counts))
+    label = int(images.labels[index])
+    return _Reading(pixels, label, stored_mode(image), _pixel_digest(pixels), np.array(counts))
 
 
 @contextmanager
