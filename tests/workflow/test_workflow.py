@@ -224,7 +224,7 @@ def test_a_study_that_wants_curves_has_them_and_the_same_results(finished, proje
 
 def test_a_killed_job_resumes_after_its_finished_models(finished, tmp_path):
     settings = read_provenance(finished.results / "sources/000000-000003.parquet")["settings"]
-    settings["recipe"]["epochs"] = 40  # slow enough to be killed in the middle
+    settings["recipe"]["epochs"] = 15  # slow enough to be killed in the middle
     output = tmp_path / "out"
     command = [
         *(sys.executable, str(CHECKOUT / "scripts/train_sources.py")),
