@@ -143,7 +143,7 @@ def bank_stamp(shard):
 
 
 study = checked_study()
-results = str(study.results / study.study)
+results = str(study.folder)
 removals = study.all_removals
 
 

@@ -40,7 +40,7 @@ def main() -> None:
                 *arguments.snakemake,
             ],
             study=study.study,
-            results=(study.results / study.study).absolute(),
+            results=study.folder.absolute(),
             folder=Path.cwd(),
             asks_slurm=settings.get("executor") == "slurm",
             leftovers=arguments.leftovers,

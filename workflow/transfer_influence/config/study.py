@@ -465,9 +465,14 @@ class Study(Settings):
         chosen = self.counterfactuals and self.counterfactuals.estimator
         return chosen or self.influence.estimators[0]
 
+    @property
+    def folder(self) -> Path:
+        """Return the folder of all results of the study."""
+        return self.results / self.study
+
     def data_folder(self, dataset: str) -> Path:
         """Return the folder of a converted data set."""
-        return self.results / self.study / "data" / dataset
+        return self.folder / "data" / dataset
 
     def dataset_of(self, target: str) -> str:
         """Return the name of a target's data set."""

@@ -53,7 +53,7 @@ def census(study: Study) -> list[StageProgress]:
     Outputs count as finished whatever settings they were made with: `snakemake -n` tells which of
     them are stale.
     """
-    folders = _Folders(study.results / study.study)
+    folders = _Folders(study.folder)
     return [
         _training_progress(group, folders) if group.models else _progress(group, folders)
         for group in job_groups(study)

@@ -89,7 +89,7 @@ def stage_name(group: JobGroup) -> str:
 
 def calibration_path(study: Study, group: JobGroup) -> Path:
     """Return where the calibration of a group's stage is."""
-    return study.results / study.study / "plan" / f"{stage_name(group)}.json"
+    return study.folder / "plan" / f"{stage_name(group)}.json"
 
 
 def read_calibration(path: Path) -> Calibration | None:
@@ -251,7 +251,7 @@ class _Measurement:
 
 def _measurement(study: Study, group: JobGroup, job: Job) -> _Measurement | None:
     """Return what a job has cost; None if it has not run, or not with these settings."""
-    home = study.results / study.study
+    home = study.folder
     table = home / job.output
     seconds = benchmark_seconds(home / job.benchmark)
     if seconds is None or not table.exists():

@@ -132,8 +132,8 @@ def disk(study: Study, plans: Sequence[StagePlan]) -> list[Disk]:
     Raises:
         UserError: a data set has not been converted.
     """
-    folder = study.results / study.study / "data"
-    data = sum(path.stat().st_size for name in study.datasets for path in folder.glob(f"{name}/*"))
+    folders = map(study.data_folder, study.datasets)
+    data = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
     sizes = {"data sets": np.array([float(data), 0.0])}  # whole, left
     rows = {plan.group.transfer: plan.cost for plan in plans if plan.group.rule == "transfer"}
 
