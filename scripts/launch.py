@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from transfer_influence.config.settings import read_yaml
-from transfer_influence.config.study import check_study
+from transfer_influence.config.study import read_study
 from transfer_influence.errors import UserError
 from transfer_influence.operation import launching
 from transfer_influence.operation.census import census
@@ -27,17 +26,19 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    arguments = parser().parse_intermixed_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments, for_snakemake = parser().parse_args(given[:end]), given[end + 1 :]
     try:
-        study = check_study(read_yaml(arguments.study), str(arguments.study))
+        study = read_study(arguments.study)
         cluster = arguments.cluster or launching.this_cluster()
         profile = (arguments.profile or CHECKOUT / "profiles" / cluster).resolve()
         settings = launching.read_profile(profile)
         controller = Controller(
             snakemake=[
                 *(sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")),
-                *("--configfile", str(arguments.study), "--workflow-profile", str(profile)),
-                *arguments.snakemake,
+                *("--configfile", *map(str, arguments.study)),
+                *("--workflow-profile", str(profile), *for_snakemake),
             ],
             study=study.study,
             results=study.folder.absolute(),
@@ -96,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Call it in the folder that you would call snakemake in. What stands after -- goes "
         "to Snakemake: scripts/launch.py config/mine.yaml -- --jobs 200",
     )
-    parser.add_argument("study", type=Path, help="the study's file, such as config/demo.yaml")
+    parser.add_argument(
+        "study", type=Path, nargs="+", help="the study's file, such as config/demo.yaml, or files"
+    )
     what = parser.add_argument_group("what to do, if not to start").add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="show what would run, start nothing")
     what.add_argument("--status", action="store_true", help="say who runs, and how far it is")
@@ -139,7 +142,6 @@ def parser() -> argparse.ArgumentParser:
         help="seconds with no job in the queue and no word from Snakemake until it is taken to "
         "hang (default: %(default)s)",
     )
-    parser.add_argument("snakemake", nargs="*", help="after --: further arguments for Snakemake")
     return parser
 
 

@@ -6,8 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from transfer_influence.config.settings import read_yaml
-from transfer_influence.config.study import Study, check_study
+from transfer_influence.config.study import Study, read_study
 from transfer_influence.errors import UserError
 from transfer_influence.operation.census import census
 from transfer_influence.operation.printing import progress_table
@@ -16,7 +15,7 @@ from transfer_influence.operation.printing import progress_table
 def main() -> None:
     arguments = parser().parse_args()
     try:
-        study = check_study(read_yaml(arguments.study), str(arguments.study))
+        study = read_study(arguments.study)
         is_done = show(study)
         while arguments.follow and not is_done:
             time.sleep(arguments.every)
@@ -40,7 +39,9 @@ def show(study: Study) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path, help="file of the study, such as config/mine.yaml")
+    parser.add_argument(
+        "study", type=Path, nargs="+", help="file of the study, such as config/mine.yaml, or files"
+    )
     parser.add_argument("--follow", action="store_true", help="show it again until it is done")
     parser.add_argument(
         "--every", type=float, default=10, help="seconds, for --follow (default: %(default)s)"

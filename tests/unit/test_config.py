@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from snakemake.utils import update_config
 from tests.conftest import CHECKOUT, recipe_values
 
 from transfer_influence.config.dataset import (
@@ -16,7 +18,7 @@ from transfer_influence.config.dataset import (
     describe_dataset,
     find_dataset,
 )
-from transfer_influence.config.settings import check, parse, read_yaml
+from transfer_influence.config.settings import check, parse, read_yaml, updated
 from transfer_influence.config.stages import (
     InfluenceStage,
     RemovalStage,
@@ -34,6 +36,7 @@ from transfer_influence.config.study import (
     Study,
     check_study,
     check_units,
+    read_study,
     shard_models,
     shard_name,
 )
@@ -702,3 +705,32 @@ def test_a_stage_that_is_no_json_is_refused():
 
 def test_the_schema_of_a_study_can_be_written_down():
     assert yaml.safe_dump(Study.model_json_schema())
+
+
+parts = st.recursive(
+    st.one_of(st.integers(), st.none(), st.lists(st.integers(), max_size=2)),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), parts, max_size=3), min_size=1, max_size=3))
+def test_several_files_are_put_together_as_snakemake_does(files):
+    expected: dict[str, Any] = {}
+    for values in files:
+        update_config(expected, copy.deepcopy(values))
+    assert functools.reduce(updated, files) == expected
+
+
+def test_a_study_of_several_files(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump(study_values()))
+    second.write_text(
+        yaml.safe_dump({"models": 80, "targets": {"more": study_values()["targets"]["few"]}})
+    )
+    found = read_study([first, second])
+    assert found.models == 80
+    assert list(found.targets) == ["digits", "few", "more"]
+    assert found.source == read_study([first]).source
+    second.write_text("modles: 80")
+    with pytest.raises(UserError, match=r"second.yaml: modles: unknown key"):
+        read_study([first, second])

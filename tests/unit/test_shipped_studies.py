@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snakemake.utils import update_config
 
 from transfer_influence.config.dataset import describe_dataset
 from transfer_influence.config.recipe import TargetRecipe
-from transfer_influence.config.settings import read_yaml
-from transfer_influence.config.study import Study, check_study
+from transfer_influence.config.study import Study, read_study
 
 CONFIG = Path(__file__).parents[2] / "config"
 CENTRE, RANDOM = "center", "random_resized"
@@ -44,11 +42,8 @@ MORE = {
 
 
 def shipped(*names: str) -> Study:
-    """The study of some files, put together as Snakemake does."""
-    values: dict[str, Any] = {}
-    for name in names:
-        update_config(values, read_yaml(CONFIG / name))
-    return check_study(values, names[-1])
+    """The study of some files."""
+    return read_study([CONFIG / name for name in names])
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,13 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not valid YAML ({reason}); mend the syntax there.") from None
 
 
+def updated(values: Any, new: Any) -> Any:
+    """Return plain values with new ones in their place, as Snakemake puts config files together."""
+    if not (isinstance(values, dict) and isinstance(new, dict)):
+        return new
+    return values | {key: updated(values.get(key), value) for key, value in new.items()}
+
+
 def _sentence(model: type[BaseModel], error: ValidationError, values: Any, origin: str) -> str:
     problems = error.errors()
     first = problems[0]

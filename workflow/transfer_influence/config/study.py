@@ -1,7 +1,9 @@
 """A study: what is trained on what, and which questions are asked of it."""
 
+import functools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,7 +12,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from transfer_influence.config.lists import list_entries
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
-from transfer_influence.config.settings import Settings, check
+from transfer_influence.config.settings import Settings, check, read_yaml, updated
 from transfer_influence.errors import UserError
 
 Mode = Literal["fixed", "full"]
@@ -580,3 +582,13 @@ def check_study(values: Any, origin: str) -> Study:
         UserError: one sentence naming the file, the key, the value and the remedy.
     """
     return check(Study, values, origin)
+
+
+def read_study(paths: Sequence[Path]) -> Study:
+    """Read a study from its files: later ones add keys to earlier ones, and replace values.
+
+    Raises:
+        UserError: see `read_yaml` and `check_study`, which names the last of the files.
+    """
+    values = functools.reduce(updated, map(read_yaml, paths))
+    return check_study(values, str(paths[-1]))
