@@ -17,11 +17,12 @@ from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.errors import UserError
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
-from transfer_influence.influence.held_out import bootstrap, disjoint, split
+from transfer_influence.influence.held_out import bootstrap, disjoint, generator, split
 from transfer_influence.influence.intervals import bootstrapped, q_values
 from transfer_influence.influence.measurements import Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
+    DRAWS,
     interval_of_correlation,
     linear_datamodeling_scores,
     rank_correlation,
@@ -212,6 +213,42 @@ def test_a_rank_correlation_leaves_out_what_is_not_defined():
     expected = spearmanr(one[3:], other[3:]).statistic
     one[0] = other[1:3] = np.nan
     assert rank_correlation(one, other) == pytest.approx(expected)
+
+
+def test_a_rank_correlation_with_what_is_constant_is_0_and_of_one_entry_not_defined():
+    some, same = np.arange(5.0), np.zeros(5)
+    assert rank_correlation(some, same) == rank_correlation(same, some) == 0
+    assert rank_correlation(same, same) == 0
+    assert np.isnan(rank_correlation(some, np.array([3.0, *[np.nan] * 4])))
+
+
+def test_draws_in_which_lasso_leaves_all_classes_out_count_as_correlations_of_0():
+    rng = np.random.default_rng(0)
+    masks = random_masks(64, CLASSES)
+    outcome = masks @ rng.normal(0, 0.3, CLASSES) + rng.normal(size=64)
+    data = measured(masks, outcome[:, None])
+    made = make_estimator(stage("lasso"), data, ROOM)
+    halves = disjoint(data, 32, DRAWS, generator(0, "reliability"))
+    one, other = (next(made.resampled(part, same_penalty=False)) for part in halves)
+    empty = (np.ptp(one, axis=1) == 0) | (np.ptp(other, axis=1) == 0)
+    assert 0 < empty.sum() < DRAWS
+    found = [spearmanr(*pair).statistic for pair in zip(one[~empty], other[~empty], strict=True)]
+    first = next(reliability_curve(data, made, 0))
+    assert first.value == pytest.approx(np.sum(found) / DRAWS)
+    assert np.isfinite([first.low, first.high]).all()
+
+
+def test_a_score_is_0_where_the_prediction_is_constant_and_null_where_the_outcome_is():
+    masks, outcomes, _ = planted(100, CLASSES, 3)
+    data = measured(masks, outcomes)
+    fitted, _ = split(data, 0.2, 0)
+    outcomes[:, 1] = 4.0
+    outcomes[fitted, 2] = 4.0  # so that no class has an influence
+    rows = linear_datamodeling_scores(data, stage("lasso"), ROOM)
+    found = {row.example: row.value for row in rows}
+    assert found[0] > 0.5
+    assert np.isnan(found[1])
+    assert found[2] == 0
 
 
 def test_parts_have_no_model_in_common_and_keep_partners_together():

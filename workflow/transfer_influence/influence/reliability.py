@@ -50,7 +50,10 @@ def write_reliability(
       outcome that the influences predict and the measured one, with its 95 % interval; on the whole
       target, and on each example.
 
-    Values are null where they are not defined, as there are too few models.
+    Influences that are all the same, as those of a `lasso` that leaves out all classes, count as a
+    correlation of 0 with any others, and so do the outcomes that they predict. Values are null
+    where they are not defined: there are too few models for them, all held-out models have the same
+    outcome, or the reliability that `models_needed` starts from is not above 0.
 
     Raises:
         UserError: see `make_estimator`; or scores of single examples do not fit into memory.
@@ -93,7 +96,11 @@ def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> It
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Return Spearman's correlation (n,) over the entries that are finite in both; else NaN."""
+    """Return Spearman's correlation of two float64 (n,), over the entries that are finite in both.
+
+    It is 0 where either is constant, as that says nothing of the other: `lasso` may leave out all
+    classes. NaN where fewer than two entries are finite in both.
+    """
     both = np.isfinite(one) & np.isfinite(other)
     return float(_correlations(one[both, None], other[both, None])[0])
 
@@ -111,9 +118,7 @@ def linear_datamodeling_scores(
         return
     judges, count = data.take(held_out), len(held_out)
     estimator = make_estimator(stage, data.take(fitted), memory)
-    (score,) = _correlations(
-        _predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole
-    )
+    (score,) = _scores(_predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole)
     yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
     if not wanted(data, stage.largest_table_gb)[1]:
         return
@@ -127,7 +132,7 @@ def linear_datamodeling_scores(
         measured[models] = outcomes
     for first in range(0, measured.shape[1], STRIP):
         strip = slice(first, first + STRIP)
-        for offset, value in enumerate(_correlations(predicted[:, strip], measured[:, strip])):
+        for offset, value in enumerate(_scores(predicted[:, strip], measured[:, strip])):
             ends = interval_of_correlation(value, count)
             yield Measure("linear_datamodeling_score", count, value, *ends, example=first + offset)
 
@@ -146,14 +151,19 @@ def _predicted(judges: Measurements, estimator: Estimator, outcomes: Outcomes) -
     return predicted
 
 
+def _scores(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the score of each column (models, columns); NaN where all models measured the same."""
+    return np.where(np.ptp(measured, axis=0) > 0, _correlations(predicted, measured), np.nan)
+
+
 def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return Spearman's correlation of each column (n, columns); NaN where a side is constant."""
+    """Return Spearman's correlation of each column (n, columns); 0 where a side is constant."""
     if len(one) < 2:
         return np.full(one.shape[1], np.nan)
     ranks = [rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (one, other)]
     product = (ranks[0] * ranks[1]).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return product / np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
+    size = np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
+    return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
 
 
 def interval_of_correlation(correlation: float, count: int) -> tuple[float, float]:
