@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binom, false_discovery_control, spearmanr, t
 from scipy.stats import bootstrap as scipy_bootstrap
-from scipy.stats import false_discovery_control, spearmanr
 from tests.unit.measured import (
     ROOM,
     complement_pairs,
@@ -17,13 +17,20 @@ from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.errors import UserError
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
-from transfer_influence.influence.held_out import bootstrap, disjoint, generator, split
+from transfer_influence.influence.held_out import (
+    bootstrap,
+    disjoint,
+    generator,
+    split,
+    without_each_part,
+)
 from transfer_influence.influence.intervals import bootstrapped, q_values
 from transfer_influence.influence.measurements import Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
     DRAWS,
     interval_of_correlation,
+    jackknifed_interval,
     linear_datamodeling_scores,
     rank_correlation,
     reliability_curve,
@@ -281,8 +288,8 @@ def test_scores_are_spearmans_of_predictions_by_held_out_models(estimator):
     fitted, held_out = split(data, 0.2, 0)
     part = measured(masks[fitted], outcomes[fitted])
     made = make_estimator(settings, part, ROOM)
-    assert [row.example for row in rows] == [None, 0, 1, 2, 3]
-    for row in rows:
+    assert [row.example for row in rows] == [None, 0, 1, 2, 3, None]
+    for row in rows[:-1]:
         columns = outcomes.mean(axis=1) if row.example is None else outcomes[:, row.example]
         fit = joined(made.fit(Outcomes.of(columns[fitted, None])))
         predicted = masks[held_out] @ fit.influence[:, 0]
@@ -310,6 +317,73 @@ def test_intervals_of_scores_cover_the_score_of_many_models():
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_parts_to_leave_out_are_all_models_once_and_keep_partners_together(pairs):
+    data, _ = study(0, 46, 1.0, pairs)
+    left = without_each_part(data, 20, np.random.default_rng(0))
+    assert left.shape == (20, 46)
+    np.testing.assert_array_equal((~left).sum(axis=0), 1)
+    sizes = np.unique((~left).sum(axis=1))
+    np.testing.assert_array_equal(sizes, [2, 4] if pairs else [2, 3])
+    if pairs:
+        np.testing.assert_array_equal(left[:, ::2], left[:, 1::2])
+    assert without_each_part(data, 100, np.random.default_rng(0)).shape == (23 if pairs else 46, 46)
+
+
+def test_the_mean_score_is_of_the_examples_that_have_one():
+    masks, outcomes, _ = planted(64, CLASSES, 1500)
+    outcomes[:, 7] = 1.0
+    rows = list(linear_datamodeling_scores(measured(masks, outcomes), stage(), ROOM))
+    scores = [row.value for row in rows if row.example is not None]
+    (mean,) = [row for row in rows if row.statistic == "mean_linear_datamodeling_score"]
+    assert len(scores) == 1500
+    assert mean.value == pytest.approx(np.mean(np.delete(scores, 7)))
+    assert (mean.models, mean.example) == (13, None)
+
+
+def test_a_jackknifed_interval_corrects_bias_and_has_the_jackknifes_error():
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(15, 1)) + rng.normal(size=(15, 2))
+    correlation = spearmanr(columns).statistic
+    without = [spearmanr(np.delete(columns, model, axis=0)).statistic for model in range(15)]
+    bias = 14 * (np.mean(np.arctanh(without)) - np.arctanh(correlation))
+    error = np.sqrt(14 / 15 * np.sum((np.arctanh(without) - np.mean(np.arctanh(without))) ** 2))
+    half = t.ppf(0.975, 14) * error
+    ends = np.tanh(np.arctanh(correlation) - bias + np.array([-half, half]))
+    assert jackknifed_interval(correlation, np.array(without)) == pytest.approx(tuple(ends))
+    assert np.isnan(jackknifed_interval(0.5, np.array([0.4, 1.0]))).all()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_intervals_of_mean_scores_cover_the_score_of_many_models(pairs):
+    held_out, examples, studies = 40, 6, 150
+    covered, errors, widths = [], [], []
+    for seed in range(studies):
+        rng = np.random.default_rng([7, seed])
+        effects = rng.normal(0, 0.5, (CLASSES, 1)) + rng.normal(0, 0.5, (CLASSES, examples))
+
+        def outcomes(masks, effects=effects, rng=rng):
+            own, common = rng.normal(0, 2, (len(masks), examples)), rng.normal(size=(len(masks), 1))
+            return masks @ effects + own + 2 * common  # so examples are far from independent
+
+        masks = (complement_pairs if pairs else random_masks)(4 * held_out, CLASSES, seed)
+        data = measured(masks, outcomes(masks), pairs)
+        settings = stage(held_out=0.25, seed=seed)
+        *_, row = linear_datamodeling_scores(data, settings, ROOM)
+        fitted = data.take(split(data, 0.25, seed)[0])
+        influence = joined(make_estimator(settings, fitted, ROOM).fit(fitted.examples)).influence
+        many = random_masks(2000, CLASSES, seed + 10_000)
+        sides = zip((many @ influence).T, outcomes(many).T, strict=True)
+        truth = np.mean([spearmanr(*side).statistic for side in sides])
+        covered.append(row.low <= truth <= row.high)
+        errors.append(row.value - truth)
+        widths.append(row.high - row.low)
+    # Of 150 studies, 95 % are within these numbers with a probability of 99.8 %.
+    least, most = binom.ppf([0.001, 0.999], studies, 0.95)
+    assert least <= sum(covered) <= most
+    assert np.mean(widths) / (2 * t.ppf(0.975, 19)) == pytest.approx(np.std(errors), rel=0.3)
+
+
 def test_the_table_of_reliability(tmp_path):
     masks, outcomes, _ = planted(64, CLASSES, 3)
     path = tmp_path / "ridge.reliability.parquet"
@@ -322,6 +396,7 @@ def test_the_table_of_reliability(tmp_path):
         "reliability": 3,
         "models_needed": 1,
         "linear_datamodeling_score": 4,
+        "mean_linear_datamodeling_score": 1,
     }
     assert rows["value"].notna().all()
 

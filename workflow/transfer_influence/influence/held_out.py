@@ -52,3 +52,17 @@ def disjoint(
         parts[0, draw, order[:size]] = 1
         parts[1, draw, order[size : 2 * size]] = 1
     return parts[0][:, groups], parts[1][:, groups]
+
+
+def without_each_part(data: Measurements, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return which models are left when one of up to `most` parts is left out, for each part.
+
+    The parts are about the same size, and together they are all models.
+
+    Returns:
+        bool (parts, models).
+    """
+    _, groups = np.unique(data.groups, return_inverse=True)
+    count = groups.max() + 1
+    parts = min(most, count)
+    return rng.permutation(count)[groups] % parts != np.arange(parts)[:, None]

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, t
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.estimation import make_estimator, room_for, wanted
 from transfer_influence.influence.estimators import Estimator, need_memory
-from transfer_influence.influence.held_out import disjoint, generator, split
+from transfer_influence.influence.held_out import (
+    disjoint,
+    generator,
+    split,
+    without_each_part,
+)
 from transfer_influence.influence.intervals import COVERAGE
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
@@ -19,6 +24,7 @@ from transfer_influence.outcomes.tables import write_table
 
 DRAWS = 20  # pairs of disjoint parts at each number of models
 LEAST_PART = 8  # models in a part
+JACKKNIFE_PARTS = 20  # of the held-out models; each ranks the outcomes on all examples once more
 STRIP = 1024  # columns at a time
 
 
@@ -48,7 +54,9 @@ def write_reliability(
     - `models_needed`: the number of models that predicts a reliability of 0.9, from all `models`;
     - `linear_datamodeling_score`: rank correlation, over `models` held-out models, between the
       outcome that the influences predict and the measured one, with its 95 % interval; on the whole
-      target, and on each example.
+      target, and on each example;
+    - `mean_linear_datamodeling_score`: the mean of the scores on single examples, with its 95 %
+      interval, which is how much it would differ with other held-out models.
 
     Influences that are all the same, as those of a `lasso` that leaves out all classes, count as a
     correlation of 0 with any others, and so do the outcomes that they predict. Values are null
@@ -108,7 +116,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 def linear_datamodeling_scores(
     data: Measurements, stage: InfluenceStage, memory: float
 ) -> Iterator[Measure]:
-    """Yield the score on the whole target, then on each example where these are not too many.
+    """Yield the score on the whole target; where examples are not too many, on each, and the mean.
 
     The estimator sees none of the held-out models.
     """
@@ -130,11 +138,19 @@ def linear_datamodeling_scores(
     measured = np.empty((count, data.examples.columns), np.float32)
     for models, outcomes in judges.examples.chunks():
         measured[models] = outcomes
+    left = without_each_part(judges, JACKKNIFE_PARTS, generator(stage.seed, "jackknife"))
+    sums, defined = np.zeros((2, 1 + len(left)))  # of the scores; by all judges, and by those left
     for first in range(0, measured.shape[1], STRIP):
-        strip = slice(first, first + STRIP)
-        for offset, value in enumerate(_scores(predicted[:, strip], measured[:, strip])):
+        sides = predicted[:, first : first + STRIP], measured[:, first : first + STRIP]
+        scores = [_scores(*sides), *(_scores(*(side[kept] for side in sides)) for kept in left)]
+        sums += np.nansum(scores, axis=1)
+        defined += np.isfinite(scores).sum(axis=1)
+        for offset, value in enumerate(scores[0]):
             ends = interval_of_correlation(value, count)
             yield Measure("linear_datamodeling_score", count, value, *ends, example=first + offset)
+    means = np.divide(sums, defined, out=np.full_like(sums, np.nan), where=defined > 0)
+    ends = jackknifed_interval(means[0], means[1:])
+    yield Measure("mean_linear_datamodeling_score", count, means[0], *ends)
 
 
 def _predicted(judges: Measurements, estimator: Estimator, outcomes: Outcomes) -> np.ndarray:
@@ -173,3 +189,24 @@ def interval_of_correlation(correlation: float, count: int) -> tuple[float, floa
     half = norm.ppf((1 + COVERAGE) / 2) * np.sqrt((1 + correlation**2 / 2) / (count - 3))
     centre = np.arctanh(correlation)
     return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def jackknifed_interval(correlation: float, without: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of correlations over the same models.
+
+    The columns of outcomes share the models, so they are not independent of each other; the models
+    are. So they are left out part by part: the interval is that of the mean of the pseudo-values of
+    a grouped jackknife (Tukey 1958), on the scale of Fisher's z, so that it stays between -1 and 1.
+    It is not quite around `correlation`: rank correlations of few models are a little too small,
+    which the pseudo-values correct.
+
+    Args:
+        correlation: the mean from all models.
+        without: what it is without each part of them, float64 (parts,).
+    """
+    parts = len(without)
+    if parts < 2 or not (np.abs([correlation, *without]) < 1).all():
+        return np.nan, np.nan
+    pseudo = parts * np.arctanh(correlation) - (parts - 1) * np.arctanh(without)
+    half = t.ppf((1 + COVERAGE) / 2, parts - 1) * np.std(pseudo, ddof=1) / np.sqrt(parts)
+    return float(np.tanh(pseudo.mean() - half)), float(np.tanh(pseudo.mean() + half))
