@@ -336,6 +336,14 @@ def test_a_model_without_its_partner_is_left_out(tmp_path):
     )
 
 
+def test_too_few_pairs_that_are_whole_are_refused(tmp_path):
+    models = np.array([0, 1, *range(2, 40, 2)])
+    with pytest.raises(UserError, match=r"'class 0' is in the subsets of 1 of 2 models, .*; raise"):
+        read(write_pairs(tmp_path / "pairs.parquet", models))
+    whole = read(write_pairs(tmp_path / "pairs.parquet", np.sort([*models, 3])))
+    np.testing.assert_array_equal(whole.models, [0, 1, 2, 3])
+
+
 def test_models_that_are_no_complements_are_no_pairs(summary):
     assert not read(summary).paired
 
@@ -392,11 +400,22 @@ def test_an_outcome_that_is_not_defined_is_refused(summary):
         read(summary, "auroc")
 
 
+def test_the_first_model_whose_outcome_is_not_defined_is_named(summary):
+    rows = pq.read_table(summary)
+    known = pa.array([0.5 if model < 70 else None for model in range(150)], pa.float64())
+    place = rows.column_names.index("auroc")
+    pq.write_table(rows.set_column(place, "auroc", known), summary, row_group_size=50)
+    with pytest.raises(UserError, match=r"summary\.parquet: auroc of model 70 is not defined"):
+        read(summary, "auroc")
+
+
 def test_an_outcome_that_is_not_finite_is_refused_by_its_model(tmp_path):
     masks, outcomes, _ = planted(150, 9)
     outcomes[77, 3] = np.inf
     path = write_summary(tmp_path / "infinite.parquet", masks, outcomes, 64)
-    with pytest.raises(UserError, match=r"infinite.*: raw_margin of model 77 is not finite; del"):
+    with pytest.raises(
+        UserError, match=r"infinite.*: raw_margin of model 77 is not finite; del.*shard"
+    ):
         read(path)
 
 

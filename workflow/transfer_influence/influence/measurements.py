@@ -157,7 +157,8 @@ def read_measurements(
     Raises:
         UserError: the file is damaged or holds too few models; masks or outcomes are not as wide
             as `names` and `labels`; an outcome is not finite; a model stands twice; a class is in
-            fewer than two subsets, or missing from fewer than two.
+            fewer than two subsets, or missing from fewer than two, of the models that are left
+            where those without a partner are left out.
     """
     table = open_table(summary)
     if table.metadata.num_rows == 0:
@@ -184,15 +185,17 @@ def read_measurements(
 
     if not (order == np.arange(len(order))).all():
         packed = packed[order]
-    measured = Measurements(
-        models=models[order],
-        groups=np.arange(len(models)),
-        masks=Masks(packed, len(names)),
-        targets=np.concatenate(targets)[order],
-        examples=Outcomes(examples, chunks),
+    measured = _in_pairs(
+        Measurements(
+            models=models[order],
+            groups=np.arange(len(models)),
+            masks=Masks(packed, len(names)),
+            targets=np.concatenate(targets)[order],
+            examples=Outcomes(examples, chunks),
+        )
     )
     check_both_sides(measured.masks, names)
-    return _in_pairs(measured)
+    return measured
 
 
 def check_both_sides(masks: Masks, names: list[str]) -> None:
@@ -282,9 +285,10 @@ def _values(rows: pa.Table, outcome: Outcome, path: Path) -> np.ndarray:
     """Return outcomes as float64 (models, columns), checked."""
     column = rows[outcome]
     if column.null_count:
+        first = int(np.argmax(column.is_null().to_numpy()))
         raise UserError(
-            f"{path}: {outcome} of model {rows['model'][0]} is not defined, as the target has not "
-            f"two classes; choose another influence.outcome."
+            f"{path}: {outcome} of model {rows['model'][first]} is not defined, as the target has "
+            f"not two classes; choose another influence.outcome."
         )
     if pa.types.is_fixed_size_list(column.type):
         values = matrix(column).astype(np.float64)
@@ -294,7 +298,7 @@ def _values(rows: pa.Table, outcome: Outcome, path: Path) -> np.ndarray:
     if not finite.all():
         raise UserError(
             f"{path}: {outcome} of model {rows['model'][int(np.argmin(finite))]} is not finite; "
-            f"delete the file and summarize again."
+            f"delete the file and summarize again, which names the shard if that is to blame."
         )
     return values
 
