@@ -1,12 +1,21 @@
 #!/usr/bin/env python
-"""Compare estimators on simulated studies of known effects: models for the same reliability.
+"""Compare estimators on simulated studies of known effects.
 
-    python benchmarks/estimators.py
+    python benchmarks/estimators.py models
+    python benchmarks/estimators.py coverage
 
 Each study has 20 source classes, subsets of half of them, and an outcome that is a sum of effects
-(standard normal), interactions of pairs of classes, and noise. Reliability is the squared
+(standard normal), interactions of pairs of classes, and noise.
+
+`models` prints how many models each estimator takes for the same reliability: the squared
 correlation of estimated and true influences, which is what the correlation of two such studies
-estimates. The number of models for 0.9 is interpolated. docs/estimators.md has what it printed.
+estimates. The number of models for 0.9 is interpolated.
+
+`coverage` prints the share of the 95 % intervals that hold the true influence, ± its standard error
+over studies, as the intervals of one study share its models. Bootstraps draw 400 times, those of
+`ridge` in a quarter of the studies.
+
+docs/estimators.md has what they printed.
 """
 
 import argparse
@@ -17,6 +26,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
+from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.lasso import Lasso
 from transfer_influence.influence.measurements import (
@@ -40,6 +51,22 @@ WORLDS = {
     "much noise": (10.0, 0.0),
     "interactions": (1.0, 0.5),
 }
+# Rows of the table of coverage: models, size of the effects, whether models are complement pairs.
+COVERED = [
+    (14, "strong", False),
+    (32, "strong", False),
+    (32, "weak", False),
+    (64, "strong", False),
+    (64, "weak", False),
+    (200, "strong", False),
+    (200, "weak", False),
+    (32, "strong", True),
+    (32, "weak", True),
+    (64, "strong", True),
+    (64, "weak", True),
+    (200, "strong", True),
+]
+SIZE_OF_EFFECTS = {"strong": 1.0, "weak": 0.2}
 
 
 def draw_masks(models: int, pairs: bool, rng: np.random.Generator) -> np.ndarray:
@@ -48,6 +75,18 @@ def draw_masks(models: int, pairs: bool, rng: np.random.Generator) -> np.ndarray
     if pairs:
         masks[1::2] = ~masks[::2]
     return masks
+
+
+def measured(masks: np.ndarray, outcome: np.ndarray, pairs: bool) -> Measurements:
+    """Return the measurements of one outcome (models,)."""
+    models = np.arange(len(masks))
+    return Measurements(
+        models=models,
+        groups=models // (2 if pairs else 1),
+        masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
+        targets=outcome[:, None],
+        examples=Outcomes.of(outcome[:, None]),
+    )
 
 
 def reliability(estimator: str, models: int, pairs: bool, world: str, studies: int) -> float:
@@ -61,13 +100,7 @@ def reliability(estimator: str, models: int, pairs: bool, world: str, studies: i
         masks = draw_masks(models, pairs, rng)
         outcome = masks @ effects + rng.normal(0, noise, models)
         outcome += np.einsum("ij,jk,ik->i", masks, both, masks)
-        data = Measurements(
-            models=np.arange(models),
-            groups=np.arange(models) // (2 if pairs else 1),
-            masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
-            targets=outcome[:, None],
-            examples=Outcomes.of(outcome[:, None]),
-        )
+        data = measured(masks, outcome, pairs)
         influence = joined(ESTIMATORS[estimator](data).fit(Outcomes.of(data.whole))).influence
         # A class brings half of each pair that it is in, in models that have half of the classes.
         truth = effects + (both + both.T).sum(axis=1) * (CLASSES / 2 - 1) / (CLASSES - 1)
@@ -89,15 +122,68 @@ def models_for(goal: float, curve: list[float]) -> float:
     return np.nan
 
 
+def coverage(
+    estimator: str, intervals: str, models: int, size: str, pairs: bool, studies: int
+) -> tuple[float, float]:
+    """Return the share of intervals that hold the true influence, and its standard error."""
+    shares = []
+    for study in range(studies):
+        rng = np.random.default_rng([1, study, models])
+        effects = rng.normal(0, SIZE_OF_EFFECTS[size], CLASSES)
+        masks = draw_masks(models, pairs, rng)
+        counts = masks.sum(axis=0)
+        if min(counts.min(), models - counts.max()) < 2:
+            continue  # of a study with such a class, no influences are estimated
+        data = measured(masks, masks @ effects + rng.normal(size=models), pairs)
+        stage = InfluenceStage(
+            seed=study,
+            unit="class",
+            estimator=estimator,
+            outcome="raw_margin",
+            intervals=intervals,
+            bootstrap_replicates=400,
+            held_out=0.2,
+            largest_table_gb=0,
+        )
+        made = make_estimator(stage, data, 1e9)
+        known = certainty(stage, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        truth = effects - effects.mean()
+        if estimator == "difference_in_means":  # a class comes in for one of the others
+            truth *= CLASSES / (CLASSES - 1)
+        shares.append(((known.low <= truth) & (truth <= known.high)).mean())
+    return float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
+
+
 def main() -> None:
-    """Print a table for each world."""
+    """Print one of the tables."""
     arguments = parser().parse_args()
+    if arguments.table == "coverage":
+        print_coverage(arguments.studies or 400)
+    else:
+        print_models(arguments.studies or 40)
+
+
+def print_coverage(studies: int) -> None:
+    """Print a row of the table of docs/estimators.md for each kind of study."""
+    for models, size, pairs in COVERED:
+        row = f"| {models}, {size}{', complement pairs' if pairs else ''} |"
+        for estimator in ("difference_in_means", "ridge"):
+            for intervals in ("closed_form", "bootstrap"):
+                slow = (estimator, intervals) == ("ridge", "bootstrap")
+                count = studies // (4 if slow else 1)
+                share, error = coverage(estimator, intervals, models, size, pairs, count)
+                row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
+        print(row, flush=True)
+
+
+def print_models(studies: int) -> None:
+    """Print a table for each world."""
     for world in WORLDS:
         print(f"\n{world}: reliability at {SIZES} models; models for 0.9")
         for estimator in ESTIMATORS:
             for pairs in (False, True):
-                studies = arguments.studies // (2 if estimator == "lasso" else 1)
-                curve = [reliability(estimator, size, pairs, world, studies) for size in SIZES]
+                count = studies // (2 if estimator == "lasso" else 1)
+                curve = [reliability(estimator, size, pairs, world, count) for size in SIZES]
                 needed = models_for(0.9, curve)
                 name = f"{estimator}, {'complement pairs' if pairs else 'uniform'}"
                 shown = " ".join(f"{value:.2f}" for value in curve)
@@ -107,7 +193,10 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--studies", type=int, default=40, help="simulated studies a point")
+    parser.add_argument("table", choices=["models", "coverage"], help="what to print")
+    parser.add_argument(
+        "--studies", type=int, help="simulated studies a point (default: 40; for coverage 400)"
+    )
     return parser
 
 

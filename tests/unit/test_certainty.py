@@ -24,8 +24,8 @@ from transfer_influence.influence.held_out import (
     split,
     without_each_part,
 )
-from transfer_influence.influence.intervals import bootstrapped, q_values
-from transfer_influence.influence.measurements import Outcomes
+from transfer_influence.influence.intervals import Certainty, bootstrapped, q_values
+from transfer_influence.influence.measurements import Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
     DRAWS,
@@ -63,7 +63,29 @@ def study(seed: int, models: int, size: float, pairs: bool = False):
     return measured(masks, outcome[:, None], pairs), effects - effects.mean()
 
 
-@pytest.mark.parametrize("size", [0.2, 1.0], ids=["weak", "strong"])
+def known_of(settings: InfluenceStage, data: Measurements) -> Certainty:
+    made = make_estimator(settings, data, ROOM)
+    return certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
+
+
+def coverage(
+    estimator: str, intervals: str, models: int, studies: int, pairs: bool, size: float
+) -> float:
+    """The share of intervals that hold the planted effect."""
+    covered = []
+    for seed in range(studies):
+        data, truth = study(seed, models, size, pairs)
+        if estimator == "difference_in_means":
+            truth = truth * CLASSES / (CLASSES - 1)  # a class takes the place of the others
+        known = known_of(stage(estimator, intervals=intervals, seed=seed), data)
+        covered.append((known.low <= truth) & (truth <= known.high))
+    return float(np.mean(covered))
+
+
+WEAK_AND_STRONG = pytest.mark.parametrize("size", [0.2, 1.0], ids=["weak", "strong"])
+
+
+@WEAK_AND_STRONG
 @pytest.mark.parametrize("pairs", [False, True], ids=["uniform", "pairs"])
 @pytest.mark.parametrize(
     ("estimator", "intervals", "studies"),
@@ -74,27 +96,26 @@ def study(seed: int, models: int, size: float, pairs: bool = False):
     ],
 )
 def test_intervals_cover_planted_effects(estimator, intervals, studies, pairs, size):
-    covered = []
-    for seed in range(studies):
-        data, truth = study(seed, 128, size, pairs)
-        if estimator == "difference_in_means":
-            truth = truth * CLASSES / (CLASSES - 1)  # a class takes the place of the others
-        settings = stage(estimator, intervals=intervals, seed=seed)
-        made = make_estimator(settings, data, ROOM)
-        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
-        covered.append((known.low <= truth) & (truth <= known.high))
-    assert 0.93 <= np.mean(covered) <= 0.97
+    assert 0.93 <= coverage(estimator, intervals, 128, studies, pairs, size) <= 0.97
+
+
+@WEAK_AND_STRONG
+@pytest.mark.parametrize(
+    ("estimator", "intervals"),
+    [
+        ("difference_in_means", "closed_form"),
+        ("difference_in_means", "bootstrap"),
+        ("ridge", "closed_form"),
+    ],
+)
+def test_intervals_of_few_pairs_cover_planted_effects(estimator, intervals, size):
+    # benchmarks/estimators.py measured 94.1 to 95.9 %. The standard error of that of 300 studies,
+    # whose intervals are not independent, is 0.35 points, so the ends are three of them away.
+    assert 0.93 <= coverage(estimator, intervals, 32, 300, pairs=True, size=size) <= 0.97
 
 
 def test_a_bootstrap_of_ridge_covers_planted_effects_when_models_are_many():
-    covered = []
-    for seed in range(25):
-        data, truth = study(seed, 200, 1.0)
-        settings = stage("ridge", intervals="bootstrap", bootstrap_replicates=150, seed=seed)
-        made = make_estimator(settings, data, ROOM)
-        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
-        covered.append((known.low <= truth) & (truth <= known.high))
-    assert 0.93 <= np.mean(covered) <= 0.97
+    assert 0.93 <= coverage("ridge", "bootstrap", 200, 25, pairs=False, size=1.0) <= 0.97
 
 
 def test_resampled_differences_are_those_of_the_models_drawn():
@@ -144,14 +165,14 @@ def test_q_values_are_scipys():
 
 @pytest.mark.parametrize("estimator", ["difference_in_means", "ridge"])
 def test_without_effects_nothing_is_significant_in_95_percent_of_studies(estimator):
-    quiet = 0
-    for seed in range(200):
+    found = 0
+    for seed in range(1000):
         data, _ = study(seed + 10_000, 64, 0.0)
-        settings = stage(estimator)
-        made = make_estimator(settings, data, ROOM)
-        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
-        quiet += not (known.q_value <= 0.05).any()
-    assert quiet >= 190
+        found += (known_of(stage(estimator), data).q_value <= 0.05).any()
+    # The true rate is 5 % where classes are independent; of 20,000 studies it was 5.1 % (ridge
+    # 4.0 %). A correct rate of 5 % is at most this number, 7.3 %, with a probability of 99.9 %.
+    # Without correction, it would be 1 - 0.95^20 = 64 %.
+    assert 0 < found <= binom.ppf(0.999, 1000, 0.05)
 
 
 @pytest.mark.parametrize("estimator", ["difference_in_means", "ridge"])
@@ -162,11 +183,7 @@ def test_planted_effects_are_significant_and_few_others_are(estimator):
         masks = random_masks(200, CLASSES, seed)
         effects = np.repeat([1.0, -1.0, 0.0], [3, 3, 14])
         outcome = masks @ effects + rng.normal(0, 2, 200)
-        data = measured(masks, outcome[:, None])
-        settings = stage(estimator)
-        made = make_estimator(settings, data, ROOM)
-        known = certainty(settings, data, joined(made.fit(Outcomes.of(data.whole))), made)
-        significant = known.q_value <= 0.05
+        significant = known_of(stage(estimator), measured(masks, outcome[:, None])).q_value <= 0.05
         found += significant[:6].sum()
         false += significant[6:].sum()
     assert found >= 0.5 * 6 * 50
