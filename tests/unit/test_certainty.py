@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import binom, false_discovery_control, spearmanr, t
+from scipy.stats import binom, false_discovery_control, norm, spearmanr, t
 from scipy.stats import bootstrap as scipy_bootstrap
 from tests.unit.measured import (
     ROOM,
@@ -155,6 +155,21 @@ def test_a_bootstrap_draws_partners_together():
     np.testing.assert_array_equal(counts[:, ::2], counts[:, 1::2])
     assert (counts.sum(axis=1) == 40).all()
     assert len(np.unique(counts, axis=0)) == 50
+
+
+def test_a_bootstrap_of_pairs_has_the_percentiles_of_their_number():
+    data, _ = study(0, 32, 1.0, pairs=True)
+    settings = stage(intervals="bootstrap")
+    kept, whole = data.masks.rows(np.arange(32)) > 0, data.whole[:, 0]
+    # In each pair, what the model with the class has beyond the one without it.
+    beyond = np.where(kept[::2], 1, -1) * (whole[::2] - whole[1::2])[:, None]
+    draws = bootstrap(data, settings.bootstrap_replicates, settings.seed)[:, ::2] @ beyond / 16
+    # Of 16: the 2.5 % of a normal distribution would be 1.4 % (Hesterberg 2015).
+    share = norm.cdf(-np.sqrt(16 / 15) * t.ppf(0.975, 15))
+    low, high = np.quantile(draws, [share, 1 - share], axis=0)
+    known = known_of(settings, data)
+    np.testing.assert_allclose(known.low, low)
+    np.testing.assert_allclose(known.high, high)
 
 
 def test_q_values_are_scipys():
