@@ -13,7 +13,7 @@ estimates. The number of models for 0.9 is interpolated.
 
 `coverage` prints the share of the 95 % intervals that hold the true influence, ± its standard error
 over studies, as the intervals of one study share its models. Bootstraps draw 400 times, those of
-`ridge` in a quarter of the studies.
+`ridge` in a quarter of the studies. Then, how many studies without effects find one.
 
 docs/estimators.md has what they printed.
 """
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
+from transfer_influence.influence.intervals import FALSE_DISCOVERIES, Certainty
 from transfer_influence.influence.lasso import Lasso
 from transfer_influence.influence.measurements import (
     Masks,
@@ -135,23 +136,40 @@ def coverage(
         if min(counts.min(), models - counts.max()) < 2:
             continue  # of a study with such a class, no influences are estimated
         data = measured(masks, masks @ effects + rng.normal(size=models), pairs)
-        stage = InfluenceStage(
-            seed=study,
-            unit="class",
-            estimator=estimator,
-            outcome="raw_margin",
-            intervals=intervals,
-            bootstrap_replicates=400,
-            held_out=0.2,
-            largest_table_gb=0,
-        )
-        made = make_estimator(stage, data, 1e9)
-        known = certainty(stage, data, joined(made.fit(Outcomes.of(data.whole))), made)
+        known = certainty_of(estimator, intervals, data, study)
         truth = effects - effects.mean()
         if estimator == "difference_in_means":  # a class comes in for one of the others
             truth *= CLASSES / (CLASSES - 1)
         shares.append(((known.low <= truth) & (truth <= known.high)).mean())
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
+
+
+def false_discoveries(estimator: str, models: int, studies: int) -> tuple[float, float]:
+    """Return the share of studies without effects that find one, and its standard error."""
+    found = 0
+    for study in range(studies):
+        rng = np.random.default_rng([2, study, models])
+        data = measured(draw_masks(models, False, rng), rng.normal(size=models), False)
+        known = certainty_of(estimator, "closed_form", data, study)
+        found += bool((known.q_value <= FALSE_DISCOVERIES).any())
+    share = found / studies
+    return share, float(np.sqrt(share * (1 - share) / studies))
+
+
+def certainty_of(estimator: str, intervals: str, data: Measurements, seed: int) -> Certainty:
+    """Return how sure the influences are that the study `data` gives."""
+    stage = InfluenceStage(
+        seed=seed,
+        unit="class",
+        estimator=estimator,
+        outcome="raw_margin",
+        intervals=intervals,
+        bootstrap_replicates=400,
+        held_out=0.2,
+        largest_table_gb=0,
+    )
+    made = make_estimator(stage, data, 1e9)
+    return certainty(stage, data, joined(made.fit(Outcomes.of(data.whole))), made)
 
 
 def main() -> None:
@@ -164,7 +182,7 @@ def main() -> None:
 
 
 def print_coverage(studies: int) -> None:
-    """Print a row of the table of docs/estimators.md for each kind of study."""
+    """Print a row for each kind of study, and how often a study without effects finds one."""
     for models, size, pairs in COVERED:
         row = f"| {models}, {size}{', complement pairs' if pairs else ''} |"
         for estimator in ("difference_in_means", "ridge"):
@@ -174,6 +192,10 @@ def print_coverage(studies: int) -> None:
                 share, error = coverage(estimator, intervals, models, size, pairs, count)
                 row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
         print(row, flush=True)
+    for estimator in ("difference_in_means", "ridge"):
+        for models in (64, 200):
+            share, error = false_discoveries(estimator, models, 50 * studies)
+            print(f"no effects, {models}, {estimator}: {100 * share:.1f} ± {100 * error:.1f} %")
 
 
 def print_models(studies: int) -> None:
