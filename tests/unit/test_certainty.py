@@ -15,6 +15,11 @@ from tests.unit.measured import (
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.errors import UserError
+from transfer_influence.influence.correlation import (
+    interval_of_correlation,
+    jackknifed_interval,
+    rank_correlation,
+)
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.held_out import (
@@ -29,10 +34,7 @@ from transfer_influence.influence.measurements import Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
     DRAWS,
-    interval_of_correlation,
-    jackknifed_interval,
     linear_datamodeling_scores,
-    rank_correlation,
     reliability_curve,
     write_reliability,
 )

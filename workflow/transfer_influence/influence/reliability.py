@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import norm, rankdata, t
 
 from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.influence.correlation import (
+    interval_of_correlation,
+    jackknifed_interval,
+    rank_correlation,
+    rank_correlations,
+)
 from transfer_influence.influence.estimation import make_estimator, room_for, wanted
 from transfer_influence.influence.estimators import Estimator, need_memory
 from transfer_influence.influence.held_out import (
@@ -17,7 +22,6 @@ from transfer_influence.influence.held_out import (
     split,
     without_each_part,
 )
-from transfer_influence.influence.intervals import COVERAGE
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.outcomes.tables import write_table
@@ -103,16 +107,6 @@ def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> It
     yield Measure("models_needed", len(data), needed)
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Return Spearman's correlation of two float64 (n,), over the entries that are finite in both.
-
-    It is 0 where either is constant, as that says nothing of the other: `lasso` may leave out all
-    classes. NaN where fewer than two entries are finite in both.
-    """
-    both = np.isfinite(one) & np.isfinite(other)
-    return float(_correlations(one[both, None], other[both, None])[0])
-
-
 def linear_datamodeling_scores(
     data: Measurements, stage: InfluenceStage, memory: float
 ) -> Iterator[Measure]:
@@ -169,44 +163,4 @@ def _predicted(judges: Measurements, estimator: Estimator, outcomes: Outcomes) -
 
 def _scores(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Return the score of each column (models, columns); NaN where all models measured the same."""
-    return np.where(np.ptp(measured, axis=0) > 0, _correlations(predicted, measured), np.nan)
-
-
-def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return Spearman's correlation of each column (n, columns); 0 where a side is constant."""
-    if len(one) < 2:
-        return np.full(one.shape[1], np.nan)
-    ranks = [rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (one, other)]
-    product = (ranks[0] * ranks[1]).sum(axis=0)
-    size = np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
-    return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
-
-
-def interval_of_correlation(correlation: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rank correlation (Fisher's z; Bonett & Wright 2000)."""
-    if count <= 3 or not abs(correlation) < 1:
-        return np.nan, np.nan
-    half = norm.ppf((1 + COVERAGE) / 2) * np.sqrt((1 + correlation**2 / 2) / (count - 3))
-    centre = np.arctanh(correlation)
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
-
-
-def jackknifed_interval(correlation: float, without: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of a mean of correlations over the same models.
-
-    The columns of outcomes share the models, so they are not independent of each other; the models
-    are. So they are left out part by part: the interval is that of the mean of the pseudo-values of
-    a grouped jackknife (Tukey 1958), on the scale of Fisher's z, so that it stays between -1 and 1.
-    It is not quite around `correlation`: rank correlations of few models are a little too small,
-    which the pseudo-values correct.
-
-    Args:
-        correlation: the mean from all models.
-        without: what it is without each part of them, float64 (parts,).
-    """
-    parts = len(without)
-    if parts < 2 or not (np.abs([correlation, *without]) < 1).all():
-        return np.nan, np.nan
-    pseudo = parts * np.arctanh(correlation) - (parts - 1) * np.arctanh(without)
-    half = t.ppf((1 + COVERAGE) / 2, parts - 1) * np.std(pseudo, ddof=1) / np.sqrt(parts)
-    return float(np.tanh(pseudo.mean() - half)), float(np.tanh(pseudo.mean() + half))
+    return np.where(np.ptp(measured, axis=0) > 0, rank_correlations(predicted, measured), np.nan)
