@@ -7,7 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import ttest_rel
 
-from transfer_influence.counterfactual.curves import summary_of, write_summary
+from transfer_influence.counterfactual.curves import (
+    by_replicate,
+    point_means,
+    summary_of,
+    write_summary,
+)
 from transfer_influence.outcomes.tables import read_provenance, write_table
 
 # 97.5 % points of Student's t with 2 and 3 degrees of freedom, from a printed table.
@@ -16,9 +21,13 @@ T2, T3 = 4.302653, 3.182446
 
 def models_of(
     curves: dict[tuple[str, int], list[float]],
-    validation: dict[tuple[str, int], float] | None = None,
+    validation: dict[tuple[str, int], float | list[float]] | None = None,
 ) -> pd.DataFrame:
-    """Retrained models: accuracies of the replicates of each point, by order and number removed."""
+    """Retrained models: accuracies of the replicates of each point, by order and number removed.
+
+    Validation accuracies are those of the replicates, or the same for all of them.
+    """
+    validated = validation or {}
     return pd.DataFrame(
         [
             {
@@ -26,11 +35,13 @@ def models_of(
                 "removed": removed,
                 "replicate": replicate,
                 "accuracy": accuracy,
-                "validation_accuracy": (validation or {}).get((order, removed), np.nan),
+                "validation_accuracy": on_validation,
                 "source_accuracy": 0.9,
             }
             for (order, removed), accuracies in curves.items()
-            for replicate, accuracy in enumerate(accuracies)
+            for replicate, (accuracy, on_validation) in enumerate(
+                np.broadcast(accuracies, validated.get((order, removed), np.nan))
+            )
         ]
     )
 
@@ -88,6 +99,16 @@ def test_removing_nothing_can_be_best_and_wins_ties():
         assert gain.tolist() == [0, 0, 0]
 
 
+def test_means_that_differ_by_rounding_only_are_a_tie():
+    nothing, three = [0.6, 0.7, 0.4], [0.9, 0.4, 0.4]  # both are 17 of 30 images
+    curves = {("none", 0): nothing, ("top", 3): three}
+    means = by_replicate(models_of(curves, curves), "top", "validation_accuracy").mean()
+    assert means[3] > means[0]
+    assert row(summary_of(models_of(curves, curves)), "top", 3)["best_removed"] == 0
+    better = {**curves, ("top", 3): [0.9, 0.4, 0.41]}  # beyond rounding
+    assert row(summary_of(models_of(better, better)), "top", 3)["best_removed"] == 3
+
+
 def test_the_gain_is_on_the_test_split_and_paired_by_replicates():
     found = row(summary_of(models_of(CURVES, VALIDATION)), "bottom", 2)
     differences = np.array([0.71 - 0.70, 0.73 - 0.72, 0.76 - 0.74])
@@ -133,8 +154,8 @@ def test_the_area_is_over_the_numbers_that_both_curves_have():
 
 def test_a_replicate_that_failed_at_one_point_is_left_out_of_what_needs_it():
     models = models_of({key: [*values, 0.5] for key, values in CURVES.items()}, VALIDATION)
-    failed = (models["order"] == "bottom") & (models["removed"] == 6) & (models["replicate"] == 3)
-    table, whole = summary_of(models[~failed]), summary_of(models_of(CURVES, VALIDATION))
+    table = summary_of(without(models, "bottom", 6, [3]))
+    whole = summary_of(models_of(CURVES, VALIDATION))
     for column in ("gain", "gain_low", "area", "area_low"):
         assert row(table, "bottom", 6)[column] == pytest.approx(row(whole, "bottom", 6)[column])
     top = row(table, "top", 6)  # has all four
@@ -143,6 +164,52 @@ def test_a_replicate_that_failed_at_one_point_is_left_out_of_what_needs_it():
     assert (top["low"], top["high"]) == pytest.approx(
         (np.mean(values) - half, np.mean(values) + half)
     )
+
+
+def without(models: pd.DataFrame, order: str, removed: int, replicates: list[int]) -> pd.DataFrame:
+    """The models but for replicates of one point, whose training failed."""
+    point = (models["order"] == order) & (models["removed"] == removed)
+    return models[~(point & models["replicate"].isin(replicates))]
+
+
+def test_the_best_number_is_chosen_on_the_replicates_that_all_points_have():
+    # Replicate 2 is the worst everywhere. Removing 2 costs every replicate 0.1, removing 6 nothing.
+    levels = np.array([0.9, 0.8, 0.1, 0.8])
+    curves = {("none", 0): levels, ("top", 2): levels - 0.1, ("top", 6): levels}
+    models = models_of(curves, curves)
+    assert row(summary_of(models), "top", 6)[["best_removed", "gain_replicates"]].tolist() == [0, 4]
+    failed = without(models, "top", 2, [2])  # without its worst, its mean is the highest
+    assert point_means(failed)["validation_accuracy"].idxmax() == 1
+    found = row(summary_of(failed), "top", 6)
+    assert found[["best_removed", "gain_replicates", "gain"]].tolist() == [0, 3, 0]
+    nothing_failed = without(models, "none", 0, [0])  # that with nothing removed is one of them
+    assert row(summary_of(nothing_failed), "top", 6)["gain_replicates"] == 3
+    none_left = without(failed, "top", 6, [0, 1, 3])
+    found = row(summary_of(none_left), "top", 6)
+    assert found["gain_replicates"] == 0
+    assert found[["best_removed", "gain", "gain_low"]].isna().all()
+
+
+def test_an_order_has_a_choice_of_its_own_and_so_have_its_replicates():
+    models = without(models_of(CURVES, VALIDATION), "bottom", 2, [0])
+    table = summary_of(models)
+    expected = {"none": (None, None), "top": (3, 3), "bottom": (2, 2), "random": (3, 0)}
+    for order, counts in expected.items():
+        found = table[table["order"] == order][["gain_replicates", "area_replicates"]]
+        assert {tuple(row) for row in found.astype(object).replace({pd.NA: None}).to_numpy()} == {
+            counts
+        }
+
+
+def test_the_area_is_of_the_replicates_that_both_curves_have():
+    four = models_of({key: [*values, 0.3] for key, values in CURVES.items()})
+    whole = row(summary_of(models_of(CURVES)), "top", 6)
+    for order in ("random", "top", "none"):
+        removed = 0 if order == "none" else 2
+        found = row(summary_of(without(four, order, removed, [3])), "top", 6)
+        assert found["area_replicates"] == 3
+        assert found["area"] == pytest.approx(whole["area"])
+    assert row(summary_of(four), "top", 6)["area_replicates"] == 4
 
 
 def test_no_intervals_from_fewer_than_three_replicates():
@@ -156,13 +223,6 @@ def test_without_validation_no_number_is_best():
     table = summary_of(models_of(CURVES))
     assert table[["best_removed", "gain", "gain_low", "gain_high"]].isna().all(axis=None)
     assert table["area"].notna().any()
-
-
-def test_without_models_that_lost_nothing_there_is_no_gain():
-    curves = {key: values for key, values in CURVES.items() if key[0] != "none"}
-    found = row(summary_of(models_of(curves, VALIDATION)), "bottom", 2)
-    assert found["best_removed"] == 6
-    assert np.isnan(found["gain"])
 
 
 def test_rows_stand_in_the_order_of_the_curves_whatever_that_of_the_models():

@@ -43,9 +43,12 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
       highest; of equal ones the smallest. The test split has no say in it.
     - `gain`, `gain_low`, `gain_high`: accuracy on the test split of the models that lost so many,
       minus that of those that lost nothing; mean over replicates, and its 95 % t-interval.
+      `gain_replicates`: how many, of which the best number is chosen, too. All points of the order
+      have them, 0 included, so that none is better for want of a bad replicate.
     - `area`, `area_low`, `area_high`: between the curve and that of `random`, positive where the
       curve lies above, in accuracy × units: by the trapezoid rule over the numbers of removed units
-      that both have, 0 included; mean over replicates, and its 95 % t-interval.
+      that both have, 0 included; mean over replicates, and its 95 % t-interval. `area_replicates`:
+      how many, those that both curves have at all these numbers.
 
     Accuracies are shares of 1. Differences are taken within replicates, which share their seeds.
     Intervals are empty where there are fewer than three replicates.
@@ -53,11 +56,12 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     points = point_means(models)
     orders = [order for order in points["order"].unique() if order != BASELINE]
     read_off = pd.DataFrame(
-        [{"order": order, **_read_off(models, points, order)} for order in orders],
+        [{"order": order, **_read_off(models, order)} for order in orders],
         columns=["order", "best_removed", *_names("gain"), *_names("area")],
     )
     table = points.merge(read_off, on="order", how="left")
-    return table.astype({"best_removed": "Int32"})
+    counts = ["best_removed", "gain_replicates", "area_replicates"]
+    return table.astype(dict.fromkeys(counts, "Int32"))
 
 
 def point_means(models: pd.DataFrame) -> pd.DataFrame:
@@ -84,31 +88,26 @@ def point_means(models: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def best_removed(points: pd.DataFrame, order: str) -> int | None:
-    """Return how many units to remove in an order, by validation accuracy; None if there is none.
+def best_and_gains(models: pd.DataFrame, order: str) -> tuple[int | None, np.ndarray]:
+    """Choose how many units to remove in an order, by validation accuracy.
 
-    Args:
-        points: see `point_means`.
-        order: which curve.
+    Returns:
+        The number, None if no replicate has a validation accuracy at all points of the curve; and
+        for each that has, its accuracy at this number minus that with nothing removed.
     """
-    curve = points[points["order"].isin([BASELINE, order])].sort_values("removed")
-    validation = curve.set_index("removed")["validation_accuracy"].dropna()
+    validation = by_replicate(models, order, "validation_accuracy").dropna()
+    if validation.empty:
+        return None, np.empty(0)
     # Rounded, as equal shares of few images differ in their last bits when they are averaged.
-    return None if validation.empty else int(validation.index[int(validation.round(9).argmax())])
-
-
-def gains(models: pd.DataFrame, order: str, removed: int) -> np.ndarray:
-    """Return each replicate's accuracy at one point of a curve minus that with nothing removed."""
-    curve = by_replicate(models, order)
-    if 0 not in curve or removed not in curve:
-        return np.empty(0)
-    return (curve[removed] - curve[0]).dropna().to_numpy()
+    best = validation.mean().round(9).idxmax()
+    accuracy = by_replicate(models, order).loc[validation.index]
+    return best, (accuracy[best] - accuracy[0]).to_numpy()
 
 
 def areas(models: pd.DataFrame, order: str) -> np.ndarray:
     """Return each replicate's area between a curve and that of `random`, in accuracy × units.
 
-    None if the two have fewer than two numbers of removed units in common.
+    Without entries if the two have fewer than two numbers of removed units in common.
     """
     curve, control = by_replicate(models, order), by_replicate(models, "random")
     above = (curve - control).dropna(axis="columns", how="all").dropna()
@@ -117,13 +116,13 @@ def areas(models: pd.DataFrame, order: str) -> np.ndarray:
     return np.trapezoid(above.to_numpy(), above.columns.to_numpy(), axis=1)
 
 
-def by_replicate(models: pd.DataFrame, order: str) -> pd.DataFrame:
+def by_replicate(models: pd.DataFrame, order: str, values: str = "accuracy") -> pd.DataFrame:
     """Return the accuracies of one curve, with a row a replicate and a column a number removed.
 
-    The curve begins at the models that lost nothing.
+    The curve begins at the models that lost nothing. What a replicate does not have is NaN.
     """
     rows = models[models["order"].isin([BASELINE, order])]
-    return rows.pivot(index="replicate", columns="removed", values="accuracy").astype(float)
+    return rows.pivot(index="replicate", columns="removed", values=values).astype(float)
 
 
 def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
@@ -132,24 +131,23 @@ def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
     return t.ppf(0.975, enough - 1) * standard_deviation / np.sqrt(enough)
 
 
-def _read_off(models: pd.DataFrame, points: pd.DataFrame, order: str) -> dict[str, float | None]:
+def _read_off(models: pd.DataFrame, order: str) -> dict[str, float | None]:
     """Return what the summary says of one order."""
-    best = best_removed(points, order)
-    gained = np.empty(0) if best is None else gains(models, order, best)
+    best, gains = best_and_gains(models, order)
     return {
         "best_removed": best,
-        **_with_interval("gain", gained),
+        **_with_interval("gain", gains),
         **_with_interval("area", areas(models, order)),
     }
 
 
 def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
-    """Return the mean of some values and its interval, by the names of their columns."""
+    """Return the mean of some values, its interval, and their number, by their columns' names."""
     column = pd.Series(values, dtype=float)
     mean = column.mean()
     half = half_width(pd.Series([column.std()]), pd.Series([len(column)])).item()
-    return dict(zip(_names(name), (mean, mean - half, mean + half), strict=True))
+    return dict(zip(_names(name), (mean, mean - half, mean + half, len(column)), strict=True))
 
 
 def _names(name: str) -> list[str]:
-    return [name, f"{name}_low", f"{name}_high"]
+    return [name, f"{name}_low", f"{name}_high", f"{name}_replicates"]
