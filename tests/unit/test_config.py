@@ -579,6 +579,14 @@ def test_removals_share_the_baseline_and_the_random_ones():
     assert len(names) == len(set(names)) == 7 * 3
 
 
+@pytest.mark.parametrize("counts", [[3, 6], [3, 0, 6], [0, 3, 6]])
+def test_the_baseline_is_trained_whether_it_is_named_or_not(counts):
+    chosen = study("counterfactuals/counts", counts)
+    assert chosen.removals("few", "fixed") == study().removals("few", "fixed")
+    assert chosen.all_removals == study().all_removals
+    assert [f"none-{replicate}" for replicate in range(3)] == list(chosen.all_removals)[:3]
+
+
 def listing(path: Path, length: int) -> dict[str, Any]:
     """The values of a study that removes a list, too."""
     path.write_text("".join(f"class {number}\n" for number in range(length)))

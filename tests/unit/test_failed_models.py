@@ -387,14 +387,19 @@ def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, s
     assert f"{table}: without replicates [1, 2], whose training failed" in caplog.text
 
 
-def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path):
+@pytest.mark.parametrize(
+    ("removal", "remedy"),
+    [
+        ({"order": "top", "count": 2}, ", or leave 2 out of counterfactuals.counts."),
+        ({"order": None, "count": 0}, "."),
+    ],
+)
+def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path, removal, remedy):
     recipe = RECIPE.model_copy(update={"learning_rate": 1e30})
-    removal = {"order": "top", "count": 2}
     shard = train_shard(planted, tmp_path, "exclude", [0, 1], recipe, removal)
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     with pytest.raises(UserError) as mistake:
         summarize_counterfactual([table], [shard[1]], tmp_path / "summary.parquet", "{}")
     assert str(mistake.value) == (
-        f"{table}: the training of all replicates failed; change the recipe, or leave 2 out of "
-        f"counterfactuals.counts."
+        f"{table}: the training of all replicates failed; change the recipe{remedy}"
     )

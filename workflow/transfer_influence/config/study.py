@@ -310,7 +310,8 @@ class Counterfactuals(Settings):
     )
     counts: Annotated[list[int], AfterValidator(_each_once)] = Field(
         min_length=1,
-        description="How many classes to remove; 0 is the shared baseline.",
+        description="How many classes to remove. 0, the baseline that all others are compared to, "
+        "is always among them, whether it is named or not.",
         examples=[[0, 50, 100]],
     )
     lists: dict[ListName, Path] = Field(
@@ -350,15 +351,18 @@ class Counterfactuals(Settings):
     def points(self) -> list[tuple[str, int]]:
         """The points of all curves: an order, or the name of a list, and how many units it removes.
 
+        Every curve begins at 0: without models that lost nothing there is nothing to compare with.
+
         Raises:
             UserError: a list is missing, unreadable or empty.
         """
         points: list[tuple[str, int]] = []
+        counts = list(dict.fromkeys([0, *self.counts]))
         for order in self.orders:
-            points += [(order, count) for count in self.counts]
+            points += [(order, count) for count in counts]
         for name, path in self.lists.items():
             length = len(list_entries(path))
-            points += [(name, count) for count in self.counts if count < length]
+            points += [(name, count) for count in counts if count < length]
             points.append((name, length))
         return points
 

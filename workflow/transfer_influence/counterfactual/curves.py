@@ -99,7 +99,7 @@ def best_and_gains(models: pd.DataFrame, order: str) -> tuple[int | None, np.nda
     if validation.empty:
         return None, np.empty(0)
     # Rounded, as equal shares of few images differ in their last bits when they are averaged.
-    best = validation.mean().round(9).idxmax()
+    best = int(validation.columns.to_numpy()[validation.mean().round(9).argmax()])
     accuracy = by_replicate(models, order).loc[validation.index]
     return best, (accuracy[best] - accuracy[0]).to_numpy()
 

@@ -48,9 +48,10 @@ def summarize_counterfactual(
             left.add(point)
     for point, path in failed.items():
         if point not in left:
+            # The baseline cannot be left out.
+            spared = f", or leave {point[1]} out of counterfactuals.counts" if point[1] else ""
             raise UserError(
-                f"{path}: the training of all replicates failed; change the recipe, or leave "
-                f"{point[1]} out of counterfactuals.counts."
+                f"{path}: the training of all replicates failed; change the recipe{spared}."
             )
     write_table(pa.concat_tables(tables), output, provenance)
 
