@@ -328,19 +328,29 @@ INFLUENCE = [
 ]
 
 
-def test_a_failure_whose_culprit_is_removed_is_corrected(tmp_path):
+WITHOUT_FOUR = [1, 1, 1, 1, 0, 1]  # the culprit of example 2
+WITHOUT_FOUR_AND_ONE = [1, 0, 1, 1, 0, 1]
+WITHOUT_TWO = [1, 1, 0, 1, 1, 1]  # no culprit of any example
+RIGHT, WRONG = [1, 0, 1, 1], [1, 0, 0, 1]  # about example 2
+
+
+def removal(
+    folder: Path, mask: list[int], correct: list[list[int]], failed: int = 0
+) -> tuple[Path, Path]:
+    """Models that lost the same; see `write_retrained`."""
+    name = "".join(map(str, mask))
+    return write_retrained(folder, name, [mask] * len(correct), correct, failed)
+
+
+def test_failures_stand_with_their_culprits_and_the_models_that_lost_them(tmp_path):
     retrained = [
-        write_retrained(tmp_path, "none", [[1] * 6] * 2, [[1, 0, 0, 1], [1, 1, 0, 1]]),
-        # Without class 4, the culprit of example 2: right, but for one of three models.
-        write_retrained(
-            tmp_path,
-            "four",
-            [[1, 1, 1, 1, 0, 1], [1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 1]],
-            [[1, 0, 1, 1], [1, 0, 1, 1], [1, 0, 0, 1]],
-            failed=2,
-        ),
-        # Without class 1, one of its lesser ones: wrong.
-        write_retrained(tmp_path, "one", [[1, 0, 1, 1, 1, 1]], [[1, 1, 0, 1]]),
+        removal(tmp_path, [1] * 6, [[1, 0, 0, 1], [1, 1, 0, 1]]),
+        removal(tmp_path, WITHOUT_FOUR, [RIGHT, WRONG], failed=2),
+        removal(tmp_path, WITHOUT_FOUR_AND_ONE, [RIGHT]),
+        removal(tmp_path, [1, 0, 1, 1, 1, 1], [RIGHT]),
+        removal(tmp_path, [0, 0, 1, 1, 1, 1], [RIGHT]),
+        removal(tmp_path, [0, 1, 0, 1, 1, 1], [RIGHT, WRONG, WRONG]),
+        removal(tmp_path, [0, 1, 0, 0, 1, 1], [RIGHT]),
     ]
     table = failure_table(tmp_path, retrained, INFLUENCE)
     assert table["example"].tolist() == [2, 2, 2, 1]  # the worst first
@@ -356,27 +366,74 @@ def test_a_failure_whose_culprit_is_removed_is_corrected(tmp_path):
     # Three models lost class 4, one of them class 1 as well; none also lost 3; none lost 5.
     assert table["removed_models"].tolist() == [3, 1, 0, 0]
     assert table["removed_correct"][:2].tolist() == pytest.approx([2 / 3, 1])
-    assert table["removed_correct"][2:].isna().all()
+    # Of those that lost one or two, five kept class 4; of those that lost two, three kept class 1.
+    assert table["control_models"].tolist() == [5, 3, 0, 0]
+    assert table["control_correct"][:2].tolist() == pytest.approx([3 / 5, 1 / 3])
+    assert table[["removed_correct", "control_correct"]][2:].isna().all(axis=None)
     assert table["whole_models"].tolist() == [2] * 4
     assert table["whole_correct"].tolist() == [0, 0, 0, 0.5]
-    assert table["corrected"].tolist() == [True, True, None, None]
+    assert table["corrected"].isna().all()  # two models are too few to tell
 
 
-def test_an_example_that_is_right_anyway_is_not_called_corrected(tmp_path):
+@pytest.mark.parametrize(
+    ("removed", "control", "whole", "corrected"),
+    [
+        ([RIGHT, RIGHT, WRONG], [WRONG, WRONG, RIGHT], [WRONG] * 3, True),
+        ([RIGHT] * 3, [RIGHT] * 3, [WRONG] * 3, False),  # any removal does it
+        ([RIGHT] * 3, [RIGHT] * 3, [RIGHT] * 3, False),  # right anyway
+        ([RIGHT] * 3, [WRONG] * 3, [RIGHT] * 3, False),
+        ([WRONG, WRONG, RIGHT], [WRONG] * 3, [WRONG] * 3, False),  # class 4 is not to blame
+        ([RIGHT, WRONG] * 2, [WRONG] * 3, [WRONG] * 3, False),  # half are not most
+        ([RIGHT] * 3, [RIGHT, WRONG] * 2, [RIGHT, WRONG] * 2, True),
+        ([RIGHT] * 2, [WRONG] * 3, [WRONG] * 3, None),
+        ([RIGHT] * 3, [WRONG] * 2, [WRONG] * 3, None),
+        ([RIGHT] * 3, [WRONG] * 3, [WRONG] * 2, None),
+        ([RIGHT] * 3, [], [WRONG] * 3, None),
+    ],
+)
+def test_a_failure_is_corrected_if_removing_its_culprit_and_no_other_class_does_it(
+    tmp_path, removed, control, whole, corrected
+):
+    kinds = [(WITHOUT_FOUR, removed), (WITHOUT_TWO, control), ([1] * 6, whole)]
+    retrained = [removal(tmp_path, mask, correct) for mask, correct in kinds if correct]
+    table = failure_table(tmp_path, retrained, INFLUENCE)
+    counts = table[["removed_models", "control_models", "whole_models"]]
+    assert counts.iloc[0].tolist() == [len(removed), len(control), len(whole)]
+    assert table["corrected"][0] is corrected
+
+
+def test_models_that_lost_another_number_of_classes_are_no_control(tmp_path):
     retrained = [
-        write_retrained(tmp_path, "none", [[1] * 6], [[1, 1, 1, 1]]),
-        write_retrained(tmp_path, "four", [[1, 1, 1, 1, 0, 1]], [[1, 1, 1, 1]]),
+        removal(tmp_path, [1] * 6, [WRONG] * 3),
+        removal(tmp_path, WITHOUT_FOUR, [RIGHT] * 3),
+        removal(tmp_path, [0, 1, 0, 1, 1, 1], [WRONG] * 3),
     ]
     table = failure_table(tmp_path, retrained, INFLUENCE)
-    assert table["removed_correct"][0] == 1
-    assert table["corrected"][0] == False  # noqa: E712 - and not None
+    assert table["control_models"][0] == 0
+    assert table["corrected"][0] is None
+
+
+def test_a_lesser_culprit_is_not_credited_with_what_the_first_one_does(tmp_path):
+    # Without class 4 all are right, whether they have lost class 1, 2 or 3 with it.
+    retrained = [
+        removal(tmp_path, [1] * 6, [WRONG] * 3),
+        removal(tmp_path, WITHOUT_FOUR_AND_ONE, [RIGHT] * 3),
+        removal(tmp_path, [1, 1, 0, 1, 0, 1], [RIGHT] * 3),
+        removal(tmp_path, [1, 1, 1, 0, 0, 1], [RIGHT] * 3),
+        removal(tmp_path, [0, 1, 0, 1, 1, 1], [WRONG] * 3),
+    ]
+    table = failure_table(tmp_path, retrained, INFLUENCE)
+    assert table["control_models"][:2].tolist() == [3, 9]
+    assert table["control_correct"][:2].tolist() == pytest.approx([0, 6 / 9])
+    assert table["corrected"][:2].tolist() == [True, False]
 
 
 def test_without_retrained_models_nothing_is_checked(tmp_path):
     table = failure_table(tmp_path, [], INFLUENCE)
     assert table["unit"].tolist() == [4, 1, 3, 5]
     assert table["removed_models"].tolist() == [0] * 4
-    assert table[["removed_correct", "whole_correct", "corrected"]].isna().all(axis=None)
+    unknown = ["removed_correct", "control_correct", "whole_correct", "corrected"]
+    assert table[unknown].isna().all(axis=None)
 
 
 def test_without_influences_on_examples_failures_are_listed_without_culprits(tmp_path):

@@ -135,6 +135,9 @@ def test_applications_are_there_and_agree_with_what_they_are_made_from(finished)
         assert (wrong["whole_models"] == 1).all()
         assert wrong["removed_models"].between(0, 6).all()
         assert wrong["removed_models"].max() > 0
+        # All removals take two classes, so a model is either without the culprit or a control.
+        first = wrong[(wrong["place"] == 1) & (wrong["removed_models"] > 0)]
+        assert (first["removed_models"] + first["control_models"] == 3).all()
         report = finished.results / "report" / target / mode
         for name in ("classes", "helped", "carriers", "failures"):
             table = pd.read_parquet(folder / f"{name}.parquet")

@@ -1,7 +1,7 @@
 """Debugging failures: which source classes make models get a target example wrong.
 
 A culprit is a source class with a negative influence on the example. Whether it is one indeed is
-asked of the models that were retrained without it.
+asked of the models that were retrained without it, compared with those that lost as many others.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from transfer_influence.subsets import unpack
 MOST_SHARE = 0.5  # of the models that are right about an example that counts as a failure
 MOST_FAILURES = 200  # worst first
 CULPRITS = 3  # source classes blamed for each
+LEAST_MODELS = 3  # of each kind, to say whether a failure is corrected; two agree by chance
 
 WRITTEN = pa.schema(
     {
@@ -41,6 +42,8 @@ WRITTEN = pa.schema(
         "standard_error": pa.float32(),
         "removed_models": pa.int32(),
         "removed_correct": pa.float64(),
+        "control_models": pa.int32(),
+        "control_correct": pa.float64(),
         "whole_models": pa.int32(),
         "whole_correct": pa.float64(),
         "corrected": pa.bool_(),
@@ -77,10 +80,13 @@ def write_failures(
     first. Columns: `example` (index in the target's test split), `name`, `class`; `predicted`, the
     most frequent wrong answer; `share_correct`, the share of models that are right; `place` (1 =
     pushes hardest the wrong way), `unit`, `unit_name`, `influence`, `standard_error` of the
-    culprit, null where none is known; and of the retrained models `removed_models`, how many lost
-    this culprit and all those before it, `removed_correct`, the share of these that are right,
-    `whole_models` and `whole_correct`, the same of those that lost nothing; `corrected`: whether
-    most of the former and not most of the latter are right, null where there are none of either.
+    culprit, null where none is known. Of the retrained models, three kinds, each with its number
+    and the share of them that are right:
+    - `removed_models`, `removed_correct`: lost this culprit and all those before it;
+    - `control_models`, `control_correct`: lost as many units as one of these, but kept this one;
+    - `whole_models`, `whole_correct`: lost nothing.
+    `corrected`: whether most of the first are right and not most of the others, so that it is this
+    culprit and not any removal that does it; null where there are fewer than 3 of a kind.
 
     Args:
         summary: outcomes of all models.
@@ -162,16 +168,18 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
     columns = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") :]]
     rows = []
     if found is not None:
-        kept, whole = _kept(retrained.masks, units, found.units)
+        kept, lost_units = _kept(retrained.masks, units, found.units)
         for failure in range(len(examples)):
             correct = retrained.is_correct[:, failure]
             lost = np.ones(len(correct), bool)
             for place in np.flatnonzero(found.influence[:, failure] < 0):
                 at = place, failure
                 lost = lost & ~kept[:, place, failure]
+                control = kept[:, place, failure] & np.isin(lost_units, lost_units[lost])
                 blamed = (found.units[at], found.names[at])
                 size = (found.influence[at], found.standard_error[at])
-                rows.append((failure, place + 1, *blamed, *size, *_check(correct, lost, whole)))
+                checked = _check(correct[lost], correct[control], correct[lost_units == 0])
+                rows.append((failure, place + 1, *blamed, *size, *checked))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -179,24 +187,27 @@ def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarra
     """Unpack masks one by one, as those of examples are long.
 
     Returns:
-        Whether each mask keeps the wanted units, bool (masks, *wanted.shape), and whether it keeps
-        all units, bool (masks,).
+        Whether each mask keeps the wanted units, bool (masks, *wanted.shape), and how many units it
+        lost, int64 (masks,).
     """
-    kept, whole = np.zeros((len(masks), *wanted.shape), bool), np.zeros(len(masks), bool)
+    kept, lost = np.zeros((len(masks), *wanted.shape), bool), np.zeros(len(masks), np.int64)
     for index, packed in enumerate(masks):
         mask = unpack([packed], units)[0]
-        kept[index], whole[index] = mask[wanted], mask.all()
-    return kept, whole
+        kept[index], lost[index] = mask[wanted], units - mask.sum()
+    return kept, lost
 
 
 def _check(
-    correct: np.ndarray, lost: np.ndarray, whole: np.ndarray
-) -> tuple[int, float | None, int, float | None, bool | None]:
-    """Compare the models that lost the culprits with those that lost nothing."""
-    without = float(correct[lost].mean()) if lost.any() else None
-    before = float(correct[whole].mean()) if whole.any() else None
-    corrected = None if without is None or before is None else without > 0.5 >= before
-    return int(lost.sum()), without, int(whole.sum()), before, corrected
+    removed: np.ndarray, control: np.ndarray, whole: np.ndarray
+) -> tuple[int | float | bool | None, ...]:
+    """Compare which models of the three kinds are right; see `write_failures`."""
+    kinds = (removed, control, whole)
+    shares = [float(correct.mean()) if len(correct) else None for correct in kinds]
+    corrected = None
+    if min(map(len, kinds)) >= LEAST_MODELS:
+        corrected = bool(removed.mean() > 0.5 >= max(control.mean(), whole.mean()))
+    counted = [value for kind in zip(map(len, kinds), shares, strict=True) for value in kind]
+    return (*counted, corrected)
 
 
 def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
