@@ -174,6 +174,7 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
         "failed": pa.array([False] * len(models)),
         "accuracy": [0.5 + count / 100 + model / 1000 for model in (0, 1)],
         "validation_accuracy": [0.3 + count / 100 + model / 1000 for model in (0, 1)],
+        "validation_images": pa.array([40, 40], pa.int32()),
         "auroc": pa.array([None, 0.75], pa.float64()),
         "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),
     }
@@ -200,8 +201,8 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     rows = pq.read_table(output)
     assert read_provenance(output) == {"code": "abc"}
     assert rows.column_names == [
-        *("order", "removed", "replicate", "accuracy", "validation_accuracy", "class_accuracy"),
-        *("auroc", "source_accuracy", "mask"),
+        *("order", "removed", "replicate", "accuracy", "validation_accuracy", "validation_images"),
+        *("class_accuracy", "auroc", "source_accuracy", "mask"),
     ]
     assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
     assert rows["removed"].to_pylist() == [0, 0, 3, 3, 3, 3]
@@ -209,6 +210,7 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     assert rows["accuracy"].to_pylist() == pytest.approx([0.5, 0.501, 0.53, 0.531, 0.53, 0.531])
     expected = [0.3, 0.301, 0.33, 0.331, 0.33, 0.331]
     assert rows["validation_accuracy"].to_pylist() == pytest.approx(expected)
+    assert rows["validation_images"].to_pylist() == [40] * 6
     assert rows["source_accuracy"].to_pylist() == pytest.approx([0.9, 0.8] + [0.87, 0.77] * 2)
     assert rows["auroc"].to_pylist() == [None, 0.75] * 3
     np.testing.assert_allclose(matrix(rows["class_accuracy"])[2], [3.1, 3.2])

@@ -36,6 +36,7 @@ def models_of(
                 "replicate": replicate,
                 "accuracy": accuracy,
                 "validation_accuracy": on_validation,
+                "validation_images": 10 if validated else None,
                 "source_accuracy": 0.9,
             }
             for (order, removed), accuracies in curves.items()
@@ -239,6 +240,7 @@ def test_a_summary_is_written_with_its_types_and_nulls(tmp_path):
     assert read_provenance(tmp_path / "summary.parquet") == {"code": "abc"}
     table = pq.read_table(tmp_path / "summary.parquet")
     assert table["best_removed"].to_pylist() == [None, 0, 0, 6, 6, 0, 0]
+    assert table["validation_images"].to_pylist() == [10] * 7
     assert table["order"].to_pylist() == [order for order, _ in CURVES]
     assert table["area"].null_count == 3  # of the baseline and `random`
     assert not pa.types.is_dictionary(table["order"].type)

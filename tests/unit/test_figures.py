@@ -24,6 +24,7 @@ from scipy.stats import t
 from transfer_influence import figures
 from transfer_influence.config.study import Order, Outcome
 from transfer_influence.counterfactual.curves import write_summary
+from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ def write_counterfactuals(folder: Path, replicates: int) -> Path:
             "replicate": pa.array(replicate, pa.int64()),
             "accuracy": rng.uniform(0.6, 0.9, len(rows)),
             "validation_accuracy": rng.uniform(0.6, 0.9, len(rows)),
+            "validation_images": pa.array([40] * len(rows), pa.int32()),
             "class_accuracy": [[0.5, 0.5]] * len(rows),
             "auroc": pa.nulls(len(rows), pa.float64()),
             "source_accuracy": rng.uniform(0.9, 1.0, len(rows)),
@@ -364,15 +366,18 @@ def test_a_ring_marks_the_best_number_of_each_order(tmp_path):
         best = summary[summary["order"] == order]["best_removed"].iloc[0]
         values = accuracies(path, order if best else "none", best)
         expected.append(pytest.approx([best, 100 * values.mean()]))
-    assert rings(figures.counterfactual_curves(path, summary_of(path), "digits, fixed")) == expected
+    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    assert rings(figure) == expected
+    assert "ring: best on 40 validation images" in legend_title(figure)
 
 
 def test_without_validation_there_are_no_rings(tmp_path):
     table = pq.read_table(write_counterfactuals(tmp_path, 3))
-    column = table.column_names.index("validation_accuracy")
-    nulls = pa.nulls(len(table), pa.float64())
+    for name, of in VALIDATION.items():
+        column = table.column_names.index(name)
+        table = table.set_column(column, name, pa.nulls(len(table), of))
     path = tmp_path / "other.parquet"
-    pq.write_table(table.set_column(column, "validation_accuracy", nulls), path)
+    pq.write_table(table, path)
     figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert rings(figure) == []
     assert "ring" not in legend_title(figure)

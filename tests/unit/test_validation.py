@@ -14,6 +14,7 @@ from tests.conftest import CLASSES, TRAIN_PER_CLASS, planted_images, recipe_valu
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.stages import RetrainedTransferStage, SourceStage
 from transfer_influence.config.study import Subset
+from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.counterfactual.validation import validation_split
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
@@ -135,6 +136,7 @@ def test_validation_accuracy_is_that_of_a_transfer_by_the_images_left_to_those_h
     (tmp_path / "other").mkdir()
     expected = transferred(parts, shard, tmp_path / "other", None)["accuracy"].to_pylist()
     assert rows["validation_accuracy"].to_pylist() == expected
+    assert rows["validation_images"].to_pylist() == [len(split[1])] * 2
     assert len(set(expected)) == 2  # models that can be told apart
     assert set(expected) != {0.0, 1.0}
 
@@ -143,4 +145,4 @@ def test_all_other_columns_are_those_without_a_validation_split(planted, shard, 
     (tmp_path / "without").mkdir()
     without = transferred(planted, shard, tmp_path / "without", None)
     rows = transferred(planted, shard, tmp_path, stage())
-    assert rows.drop_columns("validation_accuracy") == without
+    assert rows.drop_columns(list(VALIDATION)) == without

@@ -105,7 +105,7 @@ def counterfactual_table(summary: Path) -> pd.DataFrame:
     For its columns see `counterfactual.curves.summary_of`.
     """
     columns = ["order", "removed", "replicates", "accuracy", "low", "high", "best_removed"]
-    _rows(summary, columns)
+    _rows(summary, [*columns, "validation_images"])
     return _rows(summary, open_table(summary).schema_arrow.names)
 
 
@@ -205,7 +205,9 @@ def counterfactual_curves(
     axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
     axes.set_ylabel("accuracy on the target (%)")
     drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
-    ring = "; ring: best by validation" if table["best_removed"].notna().any() else ""
+    chosen = table[table["best_removed"].notna()]  # on the same images everywhere
+    images = chosen["validation_images"].max()
+    ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
     figure.legend(
         loc="outside lower center",
         ncols=4,

@@ -9,6 +9,7 @@ import pyarrow as pa
 from scipy.stats import t
 
 from transfer_influence.config.study import BASELINE, Order
+from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.outcomes.tables import read_table, write_table
 
 LEAST_REPLICATES = 3  # for an interval; below, the single models say more
@@ -25,8 +26,8 @@ def write_summary(models: Path, output: Path, provenance: str) -> None:
     Raises:
         UserError: the table of the models is missing or damaged.
     """
-    columns = ["order", "removed", "replicate", "accuracy", "validation_accuracy"]
-    rows = read_table(models, [*columns, "source_accuracy"]).to_pandas()
+    columns = ["order", "removed", "replicate", "accuracy", "source_accuracy", *VALIDATION]
+    rows = read_table(models, columns).to_pandas()
     table = pa.Table.from_pandas(summary_of(rows), preserve_index=False)
     write_table(table, output, provenance)
 
@@ -35,8 +36,9 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     """Return one row an order and number of removed units.
 
     Columns of the point: `order` (`none` for the baseline), `removed`, `replicates`; `accuracy`,
-    `validation_accuracy` and `source_accuracy` (means); `standard_deviation` of the accuracy, and
-    `low` and `high`, the 95 % t-interval of its mean.
+    `validation_accuracy` and `source_accuracy` (means); `validation_images`, the size of the
+    validation split; `standard_deviation` of the accuracy, and `low` and `high`, the 95 %
+    t-interval of its mean.
 
     Columns of the order, the same in all of its rows, empty for the baseline:
     - `best_removed`: the number of removed units, 0 included, whose mean validation accuracy is
@@ -60,7 +62,7 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
         columns=["order", "best_removed", *_names("gain"), *_names("area")],
     )
     table = points.merge(read_off, on="order", how="left")
-    counts = ["best_removed", "gain_replicates", "area_replicates"]
+    counts = ["validation_images", "best_removed", "gain_replicates", "area_replicates"]
     return table.astype(dict.fromkeys(counts, "Int32"))
 
 
@@ -76,6 +78,7 @@ def point_means(models: pd.DataFrame) -> pd.DataFrame:
             replicates=("accuracy", "size"),
             accuracy=("accuracy", "mean"),
             validation_accuracy=("validation_accuracy", "mean"),
+            validation_images=("validation_images", "max"),  # the same for all
             source_accuracy=("source_accuracy", "mean"),
             standard_deviation=("accuracy", "std"),
         )

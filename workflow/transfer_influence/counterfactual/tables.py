@@ -12,6 +12,8 @@ from transfer_influence.outcomes.tables import read_provenance, write_table
 
 log = logging.getLogger(__name__)
 
+VALIDATION = {"validation_accuracy": pa.float64(), "validation_images": pa.int32()}
+
 
 def summarize_counterfactual(
     transfers: list[Path], sources: list[Path], output: Path, provenance: str
@@ -19,9 +21,9 @@ def summarize_counterfactual(
     """Write one row a retrained model, but for those that failed.
 
     Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
-    `accuracy` on the target's test split, `validation_accuracy` on its validation split (null if
-    there is none), `class_accuracy` and `auroc` on the test split, `source_accuracy` on the classes
-    that were left, and `mask`.
+    `accuracy` on the target's test split, `validation_accuracy` on its validation split and
+    `validation_images`, the size of that (null if there is none), `class_accuracy` and `auroc` on
+    the test split, `source_accuracy` on the classes that were left, and `mask`.
 
     Args:
         transfers: tables of transferred models, one for each removal.
@@ -71,11 +73,10 @@ def point_rows(point: tuple[str, int], rows: pa.Table, source: pa.Table) -> pa.T
             "removed": pa.array([removed] * len(rows), pa.int32()),
             "replicate": rows["model"],
             "accuracy": rows["accuracy"],
-            "validation_accuracy": (
-                rows["validation_accuracy"]
-                if "validation_accuracy" in rows.column_names
-                else pa.nulls(len(rows), pa.float64())
-            ),
+            **{
+                name: rows[name] if name in rows.column_names else pa.nulls(len(rows), of)
+                for name, of in VALIDATION.items()
+            },
             "class_accuracy": rows["class_accuracy"],
             "auroc": rows["auroc"],
             "source_accuracy": source["accuracy"],

@@ -210,7 +210,7 @@ def transfer(
 
     A source model that failed has a row that says so here too. With a validation split, each model
     is transferred once more, by the other training images alone, and its row has the accuracy of
-    that on the split, as `validation_accuracy`.
+    that on the split, as `validation_accuracy`, and how many images that are: `validation_images`.
 
     Args:
         weights: safetensors file of the source models.
@@ -278,6 +278,8 @@ def transfer(
             if parts:
                 validated = outcome(number, f"{name}, validated", parts[0], train_loader, parts[1])
                 row = row.append_column("validation_accuracy", pa.array([validated.accuracy]))
+                images = pa.array([len(parts[1])], pa.int32())
+                row = row.append_column("validation_images", images)
             return row, None
 
         for number in shard.unfinished(list(source_failed)):
