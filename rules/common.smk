@@ -26,7 +26,7 @@ from transfer_influence.config.stages import (
     source_stage,
     transfer_stage,
 )
-from transfer_influence.config.study import check_study, check_units, shard_models
+from transfer_influence.config.study import PLURAL, check_study, check_units, shard_models
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.errors import UserError
 from transfer_influence.operation.presence import at_work
@@ -145,6 +145,8 @@ def bank_stamp(shard):
 study = checked_study()
 results = str(study.folder)
 removals = study.all_removals
+# For the captions, which see the config alone.
+config["unit_and_units"] = [study.source.subset.unit, PLURAL[study.source.subset.unit]]
 
 
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.stats import t
 
 from transfer_influence import figures
-from transfer_influence.config.study import Order, Outcome
+from transfer_influence.config.study import PLURAL, Order, Outcome, Unit
 from transfer_influence.counterfactual.curves import write_summary
 from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.errors import UserError
@@ -669,16 +669,18 @@ def test_a_missing_table_is_one_sentence_on_the_screen(tmp_path):
 # Captions
 
 
+@pytest.mark.parametrize("unit", get_args(Unit))
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "rules" / "captions").glob("*.rst")), ids=lambda path: path.stem
 )
-def test_captions_are_valid(path):
+def test_captions_are_valid(path, unit):
     snakemake = SimpleNamespace(
         config={
             "study": "demo",
             "models": 64,
             "source": {"dataset": "mixed"},
             "targets": {"a_": {}},
+            "unit_and_units": [unit, PLURAL[unit]],
         },
         wildcards=SimpleNamespace(target="digits_", mode="fixed", dataset="digits_"),
     )
@@ -688,4 +690,6 @@ def test_captions_are_valid(path):
     settings = {"halt_level": 2, "report_level": 2}  # a warning is an error
     html = publish_parts(text, writer="html", settings_overrides=settings)["html_body"]
     assert "{{" not in html
+    other = {"class": "examples", "example": "classes"}[unit]
+    assert f"source {other}" not in html
     assert "``" not in html

@@ -29,13 +29,19 @@ def masks_of(path, units: int) -> np.ndarray:
 
 
 def test_a_study_of_examples(project):
-    """Single images are drawn, judged, ranked and removed."""
+    """Single images are drawn, judged, ranked and removed; and some that are picked by hand."""
+    (project.folder / "picked.txt").write_text("17\n5\n300\n")
     source = {**STUDY["source"], "subset": {"unit": "example", "sampling": "complement_pairs"}}
     project.write_study(
         source=source,
         models=6,
         targets={"held_out": {"modes": ["fixed"], "recipe": RECIPE}},
-        counterfactuals={"orders": ["bottom"], "counts": [0, 150], "replicates": 1},
+        counterfactuals={
+            "orders": ["bottom"],
+            "counts": [150],
+            "lists": {"picked": "picked.txt"},
+            "replicates": 1,
+        },
     )
     run(project)
     masks = masks_of(project.results / "summaries/held_out/fixed.parquet", EXAMPLES)
@@ -61,9 +67,21 @@ def test_a_study_of_examples(project):
     assert found == {
         ("none", 0): set(),
         ("bottom", 150): set(ranking["unit"][-150:]),
+        ("picked", 3): {5, 17, 300},
     }
+    curves = pd.read_parquet(project.results / "counterfactuals/held_out/fixed.summary.parquet")
+    points = list(zip(curves["order"], curves["removed"], strict=True))
+    assert points == [("none", 0), ("bottom", 150), ("picked", 3)]
+    of_list = curves.iloc[2]
+    assert of_list["best_removed"] in (0, 3)
+    best = {0: curves.iloc[0], 3: of_list}[of_list["best_removed"]]
+    assert of_list["gain"] == best["accuracy"] - curves.iloc[0]["accuracy"]
+    assert of_list["gain_replicates"] == 1
+    left = np.load(project.results / "data/held_out/train.labels.npy")
+    assert set(curves["validation_images"]) == {2 * len(np.unique(left))}  # two of eight a class
     svg = (project.results / "report/held_out/fixed/counterfactuals.svg").read_text()
     assert "number of source examples removed" in svg
+    assert "picked" in svg
     influences = np.stack(
         pd.read_parquet(project.results / "influences/held_out/fixed/difference_in_means.parquet")[
             "example_influence"

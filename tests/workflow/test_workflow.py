@@ -171,6 +171,7 @@ def test_snakemakes_own_report_holds_figures_and_tables(finished):
     text = path.read_text()
     for part in ("influences.svg", "counterfactuals.svg", "ranking.csv", "rulegraph.svg"):
         assert part in text
+    assert "Which source classes help, and which hurt" in text
 
 
 def test_data_sets_are_found_beside_each_of_several_study_files(finished):
