@@ -211,6 +211,11 @@ def test_the_area_is_of_the_replicates_that_both_curves_have():
         assert found["area_replicates"] == 3
         assert found["area"] == pytest.approx(whole["area"])
     assert row(summary_of(four), "top", 6)["area_replicates"] == 4
+    # At 2 the curves have no replicate in common: no area, rather than one without that number.
+    nowhere = without(without(four, "random", 2, [0, 1]), "top", 2, [2, 3])
+    found = row(summary_of(nowhere), "top", 6)
+    assert found["area_replicates"] == 0
+    assert np.isnan(found["area"])
 
 
 def test_no_intervals_from_fewer_than_three_replicates():

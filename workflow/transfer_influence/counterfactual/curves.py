@@ -110,12 +110,14 @@ def best_and_gains(models: pd.DataFrame, order: str) -> tuple[int | None, np.nda
 def areas(models: pd.DataFrame, order: str) -> np.ndarray:
     """Return each replicate's area between a curve and that of `random`, in accuracy × units.
 
-    Without entries if the two have fewer than two numbers of removed units in common.
+    Without entries if the two have fewer than two numbers of removed units in common, or no
+    replicate at all of these.
     """
     curve, control = by_replicate(models, order), by_replicate(models, "random")
-    above = (curve - control).dropna(axis="columns", how="all").dropna()
-    if order == "random" or above.shape[1] < 2:
+    common = curve.columns.intersection(control.columns)
+    if order == "random" or len(common) < 2:
         return np.empty(0)
+    above = (curve[common] - control[common]).dropna()
     return np.trapezoid(above.to_numpy(), above.columns.to_numpy(), axis=1)
 
 
