@@ -29,7 +29,7 @@ rule list_extremes:
     params:
         code=code("list_extremes.py"),
     message:
-        "List the most helpful and most harmful classes for {wildcards.target}, {wildcards.mode}"
+        f"List the most helpful and most harmful {units} for {{wildcards.target}}, {{wildcards.mode}}"
     shell:
         "list_extremes.py --ranking {input.ranking:q} --output {output.table:q}"
         " --csv {output.csv:q} --code {params.code} 2>> {log:q}"

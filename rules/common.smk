@@ -145,8 +145,9 @@ def bank_stamp(shard):
 study = checked_study()
 results = str(study.folder)
 removals = study.all_removals
-# For the captions, which see the config alone.
-config["unit_and_units"] = [study.source.subset.unit, PLURAL[study.source.subset.unit]]
+unit = study.source.subset.unit
+units = PLURAL[unit]
+config["unit_and_units"] = [unit, units]  # for the captions, which see the config alone
 
 
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.

@@ -30,7 +30,7 @@ rule counterfactual_source:
         settings=settings_of,
         code=code("counterfactual_source.py"),
     message:
-        "Retrain a source model with classes removed: {wildcards.removal}"
+        f"Retrain a source model with {units} removed: {{wildcards.removal}}"
     shell:
         "keep_log.sh {log:q} &&"
         " counterfactual_source.py --settings {params.settings:q} {params.ranking}"

@@ -31,15 +31,15 @@ rule estimate_influence:
         " --output {output.table:q} --code {params.code} 2>> {log:q}"
 
 
-rule rank_classes:
+rule rank_units:
     input:
         influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
     output:
         table=f"{results}/influences/{{target}}/{{mode}}/ranking.parquet",
     log:
-        f"{results}/logs/rank_classes/{{target}}/{{mode}}.log",
+        f"{results}/logs/rank_units/{{target}}/{{mode}}.log",
     benchmark:
-        f"{results}/benchmarks/rank_classes/{{target}}/{{mode}}.tsv"
+        f"{results}/benchmarks/rank_units/{{target}}/{{mode}}.tsv"
     conda:
         "../envs/environment.yaml"
     threads: 1
@@ -47,11 +47,11 @@ rule rank_classes:
         mem_mb=2000,
         runtime=30,
     params:
-        code=code("rank_classes.py"),
+        code=code("rank_units.py"),
     message:
-        "Rank the source classes for {wildcards.target}, {wildcards.mode}"
+        f"Rank the source {units} for {{wildcards.target}}, {{wildcards.mode}}"
     shell:
-        "rank_classes.py --influences {input.influences:q} --output {output.table:q}"
+        "rank_units.py --influences {input.influences:q} --output {output.table:q}"
         " --code {params.code} 2>> {log:q}"
 
 

@@ -7,7 +7,9 @@ from typing import get_args
 
 from transfer_influence.applications.classes import compare_targets
 from transfer_influence.config.study import Mode, Unit
-from transfer_influence.figures import OUTCOMES, first_rows, opposed_classes, save, save_table
+from transfer_influence.figures.comparison import opposed_classes
+from transfer_influence.figures.style import OUTCOMES, save
+from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transfer_influence.applications.subpopulations import write_carriers, write_helped
 from transfer_influence.datasets.sidecar import read_sidecar
-from transfer_influence.figures import first_rows, save_table
+from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 

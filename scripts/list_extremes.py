@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.applications.classes import write_extremes
-from transfer_influence.figures import first_rows, save_table
+from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 

@@ -4,12 +4,9 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.figures import (
-    accuracy_distributions,
-    accuracy_table,
-    save,
-    save_table,
-)
+from transfer_influence.figures.accuracies import accuracy_distributions, accuracy_table
+from transfer_influence.figures.style import save
+from transfer_influence.figures.tables import save_table
 from transfer_influence.progress import command_line
 
 

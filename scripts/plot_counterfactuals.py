@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from transfer_influence.config.study import Unit
-from transfer_influence.figures import (
-    counterfactual_curves,
-    counterfactual_table,
-    save,
-    save_table,
-)
+from transfer_influence.figures.counterfactuals import counterfactual_curves, counterfactual_table
+from transfer_influence.figures.style import save
+from transfer_influence.figures.tables import save_table
 from transfer_influence.progress import command_line
 
 

@@ -10,7 +10,8 @@ import torch
 from transfer_influence.datasets.augmentation import centre_boxes
 from transfer_influence.datasets.beton import BetonStream, uncompiled
 from transfer_influence.datasets.sidecar import read_labels, read_sidecar
-from transfer_influence.figures import contact_sheet, example_indices, save
+from transfer_influence.figures.images import contact_sheet, example_indices
+from transfer_influence.figures.style import save
 from transfer_influence.progress import command_line
 
 LARGEST_SIDE = 96  # pixels; more cannot be seen at the size of the figure

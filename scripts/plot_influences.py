@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from transfer_influence.config.study import Unit
-from transfer_influence.figures import (
-    OUTCOMES,
-    influence_bars,
-    influence_table,
-    save,
-    save_table,
-)
+from transfer_influence.figures.influences import influence_bars, influence_table
+from transfer_influence.figures.style import OUTCOMES, save
+from transfer_influence.figures.tables import save_table
 from transfer_influence.progress import command_line
 
 

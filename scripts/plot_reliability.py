@@ -4,13 +4,9 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.figures import (
-    ESTIMATORS,
-    reliability_curves,
-    reliability_table,
-    save,
-    save_table,
-)
+from transfer_influence.figures.reliability import ESTIMATORS, reliability_curves, reliability_table
+from transfer_influence.figures.style import save
+from transfer_influence.figures.tables import save_table
 from transfer_influence.progress import command_line
 
 

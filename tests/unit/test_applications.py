@@ -27,7 +27,9 @@ from transfer_influence.applications.pictures import (
 from transfer_influence.applications.subpopulations import write_carriers, write_helped
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.errors import UserError
-from transfer_influence.figures import first_rows, opposed_classes, save
+from transfer_influence.figures.comparison import opposed_classes
+from transfer_influence.figures.style import save
+from transfer_influence.figures.tables import first_rows
 from transfer_influence.outcomes.tables import list_column, read_provenance, write_table
 from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.subsets import pack

@@ -21,11 +21,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import t
 
-from transfer_influence import figures
 from transfer_influence.config.study import PLURAL, Order, Outcome, Unit
 from transfer_influence.counterfactual.curves import write_summary
 from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.errors import UserError
+from transfer_influence.figures.accuracies import accuracy_distributions, accuracy_table
+from transfer_influence.figures.counterfactuals import (
+    ORDERS,
+    counterfactual_curves,
+    counterfactual_table,
+)
+from transfer_influence.figures.images import contact_sheet, example_indices
+from transfer_influence.figures.influences import MOST_BARS, influence_bars, influence_table
+from transfer_influence.figures.reliability import reliability_curves, reliability_table
+from transfer_influence.figures.style import OUTCOMES, save
+from transfer_influence.figures.tables import MOST_ROWS, save_table
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -134,7 +144,7 @@ def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
 def test_bars_are_as_long_as_the_influences(tmp_path):
     path = write_ranking(tmp_path, 20)
     table = pq.read_table(path).to_pandas()
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
     assert [bar.get_width() for bar in bars(figure)] == pytest.approx(list(table["influence"]))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == list(table["name"])
@@ -145,7 +155,7 @@ def test_bars_are_as_long_as_the_influences(tmp_path):
 def test_influence_intervals_are_those_of_the_table(tmp_path):
     path = write_ranking(tmp_path, 20)
     table = pq.read_table(path).to_pandas()
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
     (intervals,) = curves(figure.axes[0]).values()
     ends = segments(intervals)[:, :, 0]
     assert ends[:, 0] == pytest.approx(table["low"])
@@ -153,7 +163,7 @@ def test_influence_intervals_are_those_of_the_table(tmp_path):
 
 
 def test_helpful_and_harmful_differ_in_colour(tmp_path):
-    figure = figures.influence_bars(write_ranking(tmp_path, 6), "raw_margin", "digits, fixed")
+    figure = influence_bars(write_ranking(tmp_path, 6), "raw_margin", "digits, fixed")
     colours = [bar.get_facecolor() for bar in bars(figure)]
     assert len(set(colours[:3])) == len(set(colours[3:])) == 1
     assert colours[0] != colours[3]
@@ -161,7 +171,7 @@ def test_helpful_and_harmful_differ_in_colour(tmp_path):
 
 def test_a_side_without_classes_is_not_in_the_legend(tmp_path):
     path = write_ranking(tmp_path, 2, best=2.0, worst=1.0)
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
     assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == ["helpful"]
 
 
@@ -172,7 +182,7 @@ def test_a_side_without_classes_is_not_in_the_legend(tmp_path):
 def test_many_classes_are_cut_to_the_first_and_last_20(tmp_path, classes, gap):
     path = write_ranking(tmp_path, classes)
     table = pq.read_table(path).to_pandas()
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
     shown = pd.concat([table[:20], table[-20:]])
     assert [bar.get_width() for bar in bars(figure)] == pytest.approx(list(shown["influence"]))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -183,8 +193,8 @@ def test_many_classes_are_cut_to_the_first_and_last_20(tmp_path, classes, gap):
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
 def test_the_axis_is_named_after_the_outcome(tmp_path, outcome):
-    figure = figures.influence_bars(write_ranking(tmp_path, 2), outcome, "digits, fixed")
-    assert figures.OUTCOMES[outcome] in figure.axes[0].get_xlabel()
+    figure = influence_bars(write_ranking(tmp_path, 2), outcome, "digits, fixed")
+    assert OUTCOMES[outcome] in figure.axes[0].get_xlabel()
 
 
 def test_class_names_are_text_and_not_formulas(tmp_path):
@@ -192,8 +202,8 @@ def test_class_names_are_text_and_not_formulas(tmp_path):
     column = table.schema.get_field_index("name")
     path = tmp_path / "named.parquet"
     pq.write_table(table.set_column(column, "name", [["$x^$", "a" * 100]]), path)
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
-    figures.save(figure, tmp_path / "figure.png")  # "$x^$" as a formula would be an error
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
+    save(figure, tmp_path / "figure.png")  # "$x^$" as a formula would be an error
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
     assert names[1].startswith("aaa")
@@ -207,27 +217,27 @@ def test_influences_without_intervals_are_drawn_without(tmp_path):
         field = rows.schema.get_field_index(name)
         rows = rows.set_column(field, name, pa.nulls(20, rows.schema.field(name).type))
     pq.write_table(rows, path)
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed")
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
     assert len(bars(figure)) == 20
-    figures.save(figure, tmp_path / "figure.svg")
+    save(figure, tmp_path / "figure.svg")
 
 
 def test_influence_table_is_sorted_by_rank(tmp_path):
     table = pq.read_table(write_ranking(tmp_path, 5))
     pq.write_table(table.take([3, 1, 4, 0, 2]), tmp_path / "shuffled.parquet")
-    found = figures.influence_table(tmp_path / "shuffled.parquet")
+    found = influence_table(tmp_path / "shuffled.parquet")
     assert found.to_dict("list") == table.to_pydict()
 
 
 def test_a_table_of_very_many_units_has_the_ends_of_the_ranking(tmp_path):
-    count = figures.MOST_ROWS + 2
+    count = MOST_ROWS + 2
     path = write_ranking(tmp_path, count)
-    half = figures.MOST_ROWS // 2
+    half = MOST_ROWS // 2
     kept = [*range(1, half + 1), *range(count - half + 1, count + 1)]
-    assert figures.influence_table(path)["rank"].tolist() == kept
-    figure = figures.influence_bars(path, "raw_margin", "digits, fixed", "example")
+    assert influence_table(path)["rank"].tolist() == kept
+    figure = influence_bars(path, "raw_margin", "digits, fixed", "example")
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == [f"{count - figures.MOST_BARS} more examples in between"]
+    assert texts == [f"{count - MOST_BARS} more examples in between"]
     assert "which source examples help" in figure.get_suptitle()
 
 
@@ -257,7 +267,7 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
         write_reliability(tmp_path, "lasso", {}, np.nan),
     ]
     names = ["difference_in_means", "ridge", "lasso"]
-    figure = figures.reliability_curves(tables, names, "digits, fixed")
+    figure = reliability_curves(tables, names, "digits, fixed")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
         "difference in means: about 288 models",
@@ -275,7 +285,7 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
 
 def test_the_table_of_reliability_is_of_the_whole_target(tmp_path):
     path = write_reliability(tmp_path, "ridge", {32: 0.5}, 288.0)
-    found = figures.reliability_table([path], ["ridge"])
+    found = reliability_table([path], ["ridge"])
     assert found.columns.tolist() == ["estimator", "statistic", "models", "value", "low", "high"]
     assert found["estimator"].tolist() == ["ridge"] * 4
     assert found["value"].tolist() == pytest.approx([0.5, 1 / 1.5, 288, 0.5])
@@ -301,13 +311,13 @@ def test_plot_reliability_writes_figure_and_csv(tmp_path):
 
 
 def test_every_order_has_colour_and_name():
-    assert list(figures.ORDERS) == list(get_args(Order))
+    assert list(ORDERS) == list(get_args(Order))
 
 
 def test_curves_are_means_over_replicates_in_per_cent(tmp_path):
     path = write_counterfactuals(tmp_path, 4)
-    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
-    for order, (label, *_) in figures.ORDERS.items():
+    found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    for order, (label, *_) in ORDERS.items():
         line = found[label].lines[0]
         assert line.get_xdata() == pytest.approx([0, 2, 4, 8])
         means = [accuracies(path, "none", 0).mean()]
@@ -317,7 +327,7 @@ def test_curves_are_means_over_replicates_in_per_cent(tmp_path):
 
 def test_orders_share_the_point_with_nothing_removed(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
-    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     baseline = (0, 100 * accuracies(path, "none", 0).mean())
     assert len(found) == 4  # three orders, and the point itself
     for curve in found.values():
@@ -326,8 +336,8 @@ def test_orders_share_the_point_with_nothing_removed(tmp_path):
 
 def test_counterfactual_intervals_are_those_of_student(tmp_path):
     path = write_counterfactuals(tmp_path, 5)
-    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
-    for order, (label, *_) in figures.ORDERS.items():
+    found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    for order, (label, *_) in ORDERS.items():
         ends = segments(found[label])[1:, :, 1]  # the first point is the baseline
         for (low, high), removed in zip(ends, (2, 4, 8), strict=True):
             values = 100 * accuracies(path, order, removed)
@@ -339,16 +349,16 @@ def test_counterfactual_intervals_are_those_of_student(tmp_path):
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_no_intervals_from_fewer_than_three_replicates(tmp_path, replicates):
     path = write_counterfactuals(tmp_path, replicates)
-    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    figure = counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert not any(curve.has_yerr for curve in curves(figure.axes[0]).values())
     assert "interval" not in legend_title(figure)
-    table = figures.counterfactual_table(summary_of(path))
+    table = counterfactual_table(summary_of(path))
     assert table["low"].isna().all()
 
 
 def test_the_legend_says_what_the_intervals_are(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
-    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    figure = counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert "95 % t-interval" in legend_title(figure)
 
 
@@ -362,11 +372,11 @@ def test_a_ring_marks_the_best_number_of_each_order(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
     summary = pq.read_table(summary_of(path)).to_pandas()
     expected = []
-    for order in figures.ORDERS:
+    for order in ORDERS:
         best = summary[summary["order"] == order]["best_removed"].iloc[0]
         values = accuracies(path, order if best else "none", best)
         expected.append(pytest.approx([best, 100 * values.mean()]))
-    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    figure = counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert rings(figure) == expected
     assert "ring: best on 40 validation images" in legend_title(figure)
 
@@ -378,7 +388,7 @@ def test_without_validation_there_are_no_rings(tmp_path):
         table = table.set_column(column, name, pa.nulls(len(table), of))
     path = tmp_path / "other.parquet"
     pq.write_table(table, path)
-    figure = figures.counterfactual_curves(path, summary_of(path), "digits, fixed")
+    figure = counterfactual_curves(path, summary_of(path), "digits, fixed")
     assert rings(figure) == []
     assert "ring" not in legend_title(figure)
 
@@ -388,7 +398,7 @@ def test_lists_are_curves_by_their_names(tmp_path):
     table["order"] = table["order"].replace({"top": "cats", "random": "dogs"})
     path = tmp_path / "lists.parquet"
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
-    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     assert set(found) >= {"most harmful first", "cats", "dogs"}
     means = [100 * accuracies(path, "dogs", removed).mean() for removed in (2, 4, 8)]
     assert found["dogs"].lines[0].get_ydata()[1:] == pytest.approx(means)
@@ -398,7 +408,7 @@ def test_lists_are_curves_by_their_names(tmp_path):
 
 def test_every_single_model_is_a_dot(tmp_path):
     path = write_counterfactuals(tmp_path, 3)
-    (axes,) = figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes
+    (axes,) = counterfactual_curves(path, summary_of(path), "digits, fixed").axes
     dots = [line for line in axes.lines if line.get_alpha() is not None]
     drawn = sorted(value for line in dots for value in line.get_ydata())
     table = pq.read_table(path).to_pandas()
@@ -410,8 +420,8 @@ def test_curves_without_some_orders(tmp_path):
     path = tmp_path / "top.parquet"
     kept = table[table["order"].isin(["none", "top"])]
     pq.write_table(pa.Table.from_pandas(kept, preserve_index=False), path)
-    found = curves(figures.counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
-    labels = [label for label, *_ in figures.ORDERS.values()]
+    found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
+    labels = [label for label, *_ in ORDERS.values()]
     assert [label for label in labels if label in found] == ["most helpful first"]
     assert found["most helpful first"].lines[0].get_xdata() == pytest.approx([0, 2, 4, 8])
 
@@ -421,7 +431,7 @@ def test_curves_without_some_orders(tmp_path):
 
 def test_histograms_count_every_model_and_mark_the_mean(tmp_path):
     summaries = write_summaries(tmp_path, 3)
-    figure = figures.accuracy_distributions(summaries, ["a, fixed", "a, full", "b, fixed"])
+    figure = accuracy_distributions(summaries, ["a, fixed", "a, full", "b, fixed"])
     tables = [pq.read_table(path).to_pandas() for path in summaries]
     values = [tables[0]["source_accuracy"], *(table["accuracy"] for table in tables)]
     assert len(figure.axes) == 4
@@ -435,12 +445,12 @@ def test_models_that_are_all_alike_can_be_drawn(tmp_path):
     path = write(
         tmp_path / "alike.parquet", {"accuracy": [0.5, 0.5], "source_accuracy": [1.0, 1.0]}
     )
-    figures.save(figures.accuracy_distributions([path], ["a, fixed"]), tmp_path / "figure.png")
+    save(accuracy_distributions([path], ["a, fixed"]), tmp_path / "figure.png")
 
 
 def test_accuracy_table(tmp_path):
     (path,) = write_summaries(tmp_path, 1)
-    found = figures.accuracy_table([path], ["a, fixed"]).set_index("of")
+    found = accuracy_table([path], ["a, fixed"]).set_index("of")
     accuracy = pq.read_table(path)["accuracy"].to_numpy()
     assert found.loc["a, fixed"].to_dict() == {
         "models": 64,
@@ -454,7 +464,7 @@ def test_accuracy_table(tmp_path):
 
 def test_names_must_match_summaries(tmp_path):
     with pytest.raises(UserError, match="2 names for 1 summaries"):
-        figures.accuracy_distributions(write_summaries(tmp_path, 1), ["a", "b"])
+        accuracy_distributions(write_summaries(tmp_path, 1), ["a", "b"])
 
 
 # Images
@@ -462,13 +472,13 @@ def test_names_must_match_summaries(tmp_path):
 
 def test_examples_are_the_first_eight_of_each_class():
     labels = np.array([1, 0] * 20)
-    chosen = figures.example_indices(labels)
+    chosen = example_indices(labels)
     assert chosen.tolist() == [*range(1, 17, 2), *range(0, 16, 2)]
 
 
 def test_examples_of_many_classes_are_evenly_spaced():
     labels = np.repeat(np.arange(1000), 3)
-    chosen = np.unique(labels[figures.example_indices(labels)])
+    chosen = np.unique(labels[example_indices(labels)])
     assert len(chosen) == 20
     assert (chosen[0], chosen[-1]) == (0, 999)
     assert set(np.diff(chosen)) <= {52, 53}
@@ -480,7 +490,7 @@ def test_contact_sheet_draws_every_image_in_the_row_of_its_class(classes):
     labels = np.arange(3 * classes) % classes
     images = np.tile((np.arange(len(labels)) + 1)[:, None, None, None], (1, 4, 4, 3))
     names = [f"class {number}" for number in range(classes)]
-    figure = figures.contact_sheet(images.astype(np.uint8), labels, names, "Images")
+    figure = contact_sheet(images.astype(np.uint8), labels, names, "Images")
     rows = []
     for axes in figure.axes:
         sheet = np.asarray(axes.images[0].get_array())
@@ -495,7 +505,7 @@ def test_contact_sheet_draws_every_image_in_the_row_of_its_class(classes):
 
 
 def test_contact_sheet_says_how_many_classes_it_leaves_out():
-    figure = figures.contact_sheet(
+    figure = contact_sheet(
         np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 999]), ["name"] * 1000, "Images"
     )
     assert figure.get_suptitle() == "Images (2 of 1000 classes)"
@@ -509,14 +519,12 @@ def every_figure(folder: Path, classes: int) -> dict[str, Figure]:
     names = [f"class {number}" for number in range(classes)]
     counterfactuals = write_counterfactuals(folder, 3)
     return {
-        "influences": figures.influence_bars(
-            write_ranking(folder, classes), "raw_margin", "digits, fixed"
-        ),
-        "counterfactuals": figures.counterfactual_curves(
+        "influences": influence_bars(write_ranking(folder, classes), "raw_margin", "digits, fixed"),
+        "counterfactuals": counterfactual_curves(
             counterfactuals, summary_of(counterfactuals), "digits, fixed"
         ),
-        "accuracies": figures.accuracy_distributions(write_summaries(folder, 1), ["a, fixed"]),
-        "dataset": figures.contact_sheet(
+        "accuracies": accuracy_distributions(write_summaries(folder, 1), ["a, fixed"]),
+        "dataset": contact_sheet(
             random_images(len(labels), 16, 16), labels, names, "Training images of digits"
         ),
     }
@@ -529,7 +537,7 @@ def test_figures_open_and_equal_inputs_give_equal_bytes(tmp_path, classes):
         written = {}
         for name, figure in every_figure(tmp_path, classes).items():
             svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
-            figures.save(figure, svg, png)
+            save(figure, svg, png)
             with Image.open(png) as image:
                 assert image.width == 1500
                 assert image.height >= 300
@@ -546,12 +554,12 @@ def test_settings_of_the_user_change_nothing(tmp_path):
     changes = {"lines.linewidth": 9, "svg.fonttype": "none", "savefig.facecolor": "red"}
     for svg, settings in zip(svgs, [{}, changes], strict=True):
         with matplotlib.rc_context(settings):
-            figures.save(figures.influence_bars(path, "raw_margin", "digits, fixed"), svg)
+            save(influence_bars(path, "raw_margin", "digits, fixed"), svg)
     assert digest(svgs[0]) == digest(svgs[1])
 
 
 def test_svg_carries_no_date(tmp_path):
-    figures.save(every_figure(tmp_path, 2)["influences"], tmp_path / "figure.svg")
+    save(every_figure(tmp_path, 2)["influences"], tmp_path / "figure.svg")
     text = (tmp_path / "figure.svg").read_text()
     assert text.startswith("<?xml")
     assert "<dc:date>" not in text
@@ -561,7 +569,7 @@ def test_tables_have_five_significant_digits_and_empty_intervals(tmp_path):
     table = pd.DataFrame(
         {"order": ["top"], "removed": [12345678], "low": [np.nan], "x": [1 / 3000]}
     )
-    figures.save_table(table, tmp_path / "table.csv")
+    save_table(table, tmp_path / "table.csv")
     text = (tmp_path / "table.csv").read_text()
     assert text == "order,removed,low,x\ntop,12345678,,0.00033333\n"
 
@@ -569,13 +577,13 @@ def test_tables_have_five_significant_digits_and_empty_intervals(tmp_path):
 def test_another_table_is_refused_in_one_sentence(tmp_path):
     (summary,) = write_summaries(tmp_path, 1)
     with pytest.raises(UserError, match=r"summary0\.parquet: has no column 'rank'"):
-        figures.influence_table(summary)
+        influence_table(summary)
 
 
 def test_a_table_without_rows_is_refused(tmp_path):
     (summary,) = write_summaries(tmp_path, 1, models=0)
     with pytest.raises(UserError, match="has no rows"):
-        figures.accuracy_table([summary], ["a, fixed"])
+        accuracy_table([summary], ["a, fixed"])
 
 
 # Programs
@@ -600,7 +608,7 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
     done = run("plot_influences.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     # The same bytes from another process.
-    figures.save(figures.influence_bars(path, "raw_margin", "digits, fixed"), tmp_path / "here.svg")
+    save(influence_bars(path, "raw_margin", "digits, fixed"), tmp_path / "here.svg")
     assert digest(tmp_path / "report" / "figure.svg") == digest(tmp_path / "here.svg")
     table = pq.read_table(path).to_pandas()
     csv = pd.read_csv(tmp_path / "report" / "figure.csv")

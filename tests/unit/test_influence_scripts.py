@@ -73,7 +73,7 @@ def test_a_simulated_study_gets_its_ranking_back(simulated, estimator):
     table, reliability = folder / "influences.parquet", folder / "reliability.parquet"
     run("estimate_influence.py", *inputs, "--output", table)
     run("measure_reliability.py", *inputs, "--output", reliability)
-    run("rank_classes.py", "--influences", table, "--output", folder / "ranking.parquet")
+    run("rank_units.py", "--influences", table, "--output", folder / "ranking.parquet")
 
     ranking = pq.read_table(folder / "ranking.parquet").to_pandas()
     assert spearmanr(ranking["rank"], -effects[ranking["unit"]]).statistic > 0.9

@@ -71,7 +71,7 @@ BAD = json.dumps({**influence_stage(STUDY, "ridge").model_dump(), "estimator": "
     ("script", "arguments", "sentence"),
     [
         (
-            "rank_classes.py",
+            "rank_units.py",
             ["--influences", "no.parquet", "--output", "out.parquet"],
             "no.parquet: no such file; run the job that makes it again.",
         ),

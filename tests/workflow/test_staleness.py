@@ -129,8 +129,12 @@ def failures(*pairs: str) -> set[str]:
 
 
 def curves(*pairs: str) -> set[str]:
-    acts = ("Put together", "Draw")
-    return {f"{act} the counterfactuals of {pair}" for pair in pairs for act in acts}
+    summaries = {f"Put together the counterfactuals of {pair}" for pair in pairs}
+    return summaries | drawn_curves(*pairs)
+
+
+def drawn_curves(*pairs: str) -> set[str]:
+    return {f"Draw the counterfactuals of {pair}" for pair in pairs}
 
 
 def transfers_and_after(*pairs: str) -> set[str]:
@@ -145,9 +149,8 @@ FIGURES = {
     *(f"Draw some images of {name}" for name in DATASETS),
     *(f"Draw the influences on {pair}" for pair in PAIRS),
     *(f"Draw the reliability on {pair}" for pair in PAIRS),
-    *(f"Draw the counterfactuals of {pair}" for pair in PAIRS),
-    # Their tables are for people, too.
-    *(extremes(*PAIRS) | subpopulations(*PAIRS) | failures(*PAIRS)),
+    *drawn_curves(*PAIRS),
+    "Compare the influences on all targets",
 }
 CHANGED_CODE = {
     "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
@@ -160,10 +163,11 @@ CHANGED_CODE = {
     "scripts/summarize.py": summary_and_after(*PAIRS),
     "scripts/estimate_influence.py": influence_and_after(*PAIRS) - reliability(*PAIRS),
     "scripts/measure_reliability.py": reliability(*PAIRS),
-    "scripts/rank_classes.py": ranking_and_after(*PAIRS),
+    "scripts/rank_units.py": ranking_and_after(*PAIRS),
     "scripts/summarize_counterfactual.py": curves(*PAIRS),
     "workflow/transfer_influence/applications/failures.py": failures(*PAIRS),
-    "workflow/transfer_influence/figures.py": FIGURES,
+    "workflow/transfer_influence/figures/style.py": FIGURES,
+    "workflow/transfer_influence/figures/counterfactuals.py": drawn_curves(*PAIRS),
 }
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from transfer_influence.config.study import BASELINE, Order
 from transfer_influence.counterfactual.tables import VALIDATION
@@ -133,7 +133,7 @@ def by_replicate(models: pd.DataFrame, order: str, values: str = "accuracy") -> 
 def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
     """Return half the 95 % t-interval of means of `count` values; NaN for fewer than three."""
     enough = count.where(count >= LEAST_REPLICATES)
-    return t.ppf(0.975, enough - 1) * standard_deviation / np.sqrt(enough)
+    return stdtrit(enough - 1, 0.975) * standard_deviation / np.sqrt(enough)
 
 
 def _read_off(models: pd.DataFrame, order: str) -> dict[str, float | None]:

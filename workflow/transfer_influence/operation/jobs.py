@@ -14,7 +14,7 @@ RULES = {
     "transfer": "transfers",
     "summarize": "summary",
     "estimate_influence": "influences",
-    "rank_classes": "ranking",
+    "rank_units": "ranking",
     "measure_reliability": "reliability",
     "plot_accuracies": "figure of accuracies",
     "plot_influences": "figure",
@@ -110,7 +110,7 @@ def _groups_of_transfer(study: Study, target: str, mode: Mode) -> list[JobGroup]
                 "influences/{}.reliability.parquet",
                 transfer=at,
             ),
-            _group("rank_classes", [here], "influences/{}/ranking.parquet", transfer=at),
+            _group("rank_units", [here], "influences/{}/ranking.parquet", transfer=at),
             _group("plot_influences", [here], "report/{}/influences.svg", transfer=at),
             _group("plot_reliability", [here], "report/{}/reliability.svg", transfer=at),
         ]

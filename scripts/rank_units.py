@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Rank the source classes by their influence on a whole target."""
+"""Rank the source classes or examples by their influence on a whole target."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from transfer_influence.provenance import Origin
 
 def main() -> None:
     arguments = parser().parse_args()
-    with command_line("rank_classes"):
+    with command_line("rank_units"):
         origin = Origin({}, {}, arguments.code)
         write_ranking(arguments.influences, arguments.output, origin.provenance())
 

@@ -1,0 +1,1 @@
+"""Figures and tables of the report, drawn from the result files."""

@@ -1,0 +1,91 @@
+"""Which source units help, and which hurt."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from transfer_influence.config.study import PLURAL, Outcome, Unit
+from transfer_influence.figures.style import (
+    BLACK,
+    BLUE,
+    OUTCOMES,
+    VERMILION,
+    WIDTH,
+    set_title,
+    short,
+    styled,
+)
+from transfer_influence.figures.tables import MOST_ROWS, read_rows
+
+MOST_BARS = 40
+
+
+def influence_table(ranking: Path) -> pd.DataFrame:
+    """Return the ranking, best first.
+
+    Of more than 10,000 units, the first 5,000 and the last 5,000: a report is to be opened.
+    Columns: `rank`, `unit`, `name`, `influence`, `standard_error`, `low`, `high`, `q_value`,
+    `significant`.
+    """
+    columns = ["rank", "unit", "name", "influence", "standard_error"]
+    columns += ["low", "high", "q_value", "significant"]
+    rows = read_rows(ranking, columns).sort_values("rank", ignore_index=True)
+    if len(rows) > MOST_ROWS:
+        rows = pd.concat([rows[: MOST_ROWS // 2], rows[-MOST_ROWS // 2 :]], ignore_index=True)
+    return rows
+
+
+@styled
+def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "class") -> Figure:
+    """Draw the influence of each source unit with its 95 % interval, most helpful on top.
+
+    Of more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
+    """
+    rows = influence_table(ranking)
+    hidden = max(0, rows["rank"].max() - MOST_BARS)
+    half = MOST_BARS // 2
+    rows["place"] = np.arange(len(rows))
+    if hidden:
+        rows = pd.concat([rows[:half], rows[-half:].assign(place=np.arange(half) + half + 1)])
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
+    axes = figure.subplots()
+    for label, colour, side in [
+        (f"helpful: models with the {unit} do better", BLUE, rows[rows["influence"] >= 0]),
+        (f"harmful: models with the {unit} do worse", VERMILION, rows[rows["influence"] < 0]),
+    ]:
+        if len(side):
+            axes.barh(side["place"], side["influence"], height=0.72, color=colour, label=label)
+    # Drawn by their ends, as those of a shrunk estimate are not around it; `lasso` has none.
+    known = rows[rows["low"].notna()]
+    axes.errorbar(
+        (known["low"] + known["high"]) / 2,
+        known["place"],
+        xerr=(known["high"] - known["low"]) / 2,
+        fmt="none",
+        ecolor=BLACK,
+        elinewidth=0.8,
+        capsize=1.5,
+        capthick=0.8,
+    )
+    if hidden:
+        _gap(axes, half, f"{hidden} more {unit if hidden == 1 else PLURAL[unit]} in between")
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(rows["place"], [short(name, 36) for name in rows["name"]])
+    axes.set_ylim(rows["place"].max() + 0.6, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}, with 95 % interval")
+    figure.legend(loc="outside lower center", ncols=2)
+    set_title(figure, f"{target}: which source {PLURAL[unit]} help, and which hurt")
+    return figure
+
+
+def _gap(axes: Axes, place: float, text: str) -> None:
+    """Say across the axes that bars are left out at `place`."""
+    axes.axhspan(place - 0.42, place + 0.42, color="#eeeeee", linewidth=0, zorder=3)
+    across = axes.get_yaxis_transform()
+    axes.text(0.5, place, text, transform=across, ha="center", va="center", fontsize=8, zorder=4)

@@ -1,0 +1,68 @@
+"""How all figures look, and how they are written.
+
+A figure is a matplotlib `Figure` without pyplot, so nothing needs a display and nothing is shared.
+Equal inputs give equal bytes: the user's own matplotlibrc, dates and random ids stay out. Colours
+are those of Okabe & Ito, which colour-blind readers can tell apart.
+"""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from transfer_influence.config.study import Outcome
+from transfer_influence.files import atomic
+
+OUTCOMES: dict[Outcome, str] = {
+    "raw_margin": "mean raw margin (logits)",
+    "softmax_margin": "mean softmax margin",
+    "raw_logit": "mean logit of the true class",
+    "softmax_probability": "mean probability of the true class",
+    "is_correct": "share of correct predictions",
+    "accuracy": "accuracy (as the recipe of the target has it)",
+    "auroc": "area under the ROC curve",
+}
+
+BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
+WIDTH = 7.5  # inches, the text width of a report
+
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 11,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    # A class may be called "$5": names are text, never formulas.
+    "text.parse_math": False,
+}
+styled = style.context(["default", STYLE])
+
+
+@styled
+def save(figure: Figure, *paths: Path) -> None:
+    """Write a figure to files, atomically; the suffix (`.svg`, `.png`) says the format."""
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "figure"}):
+            figure.savefig(temporary, dpi=200, metadata=metadata)
+
+
+def short(name: str, longest: int) -> str:
+    """Return a name cut to so many characters, with an ellipsis where it was longer."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Put a title above a figure, at its left, in as many lines as it takes."""
+    figure.suptitle(textwrap.fill(title, 80), x=0.02, ha="left", weight="bold")
