@@ -15,11 +15,7 @@ from tests.unit.measured import (
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.errors import UserError
-from transfer_influence.influence.correlation import (
-    interval_of_correlation,
-    jackknifed_interval,
-    rank_correlation,
-)
+from transfer_influence.influence.correlation import jackknifed_intervals, rank_correlation
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.held_out import (
@@ -334,20 +330,29 @@ def test_scores_are_spearmans_of_predictions_by_held_out_models(estimator):
     assert rows[0].value > 0.5
 
 
-def test_intervals_of_scores_cover_the_score_of_many_models():
-    effects = np.random.default_rng(0).normal(0, 0.4, CLASSES)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_intervals_of_scores_cover_the_score_of_many_models(pairs):
+    """With little noise of their own, as partners then have opposite outcomes."""
+    draw = complement_pairs if pairs else random_masks
     rng = np.random.default_rng(1)
+    effects = rng.normal(size=CLASSES)
+    influence = effects + rng.normal(0, 0.7, CLASSES)
 
-    def correlation(models: int) -> np.ndarray:
-        masks = random_masks(models, CLASSES, int(rng.integers(2**31)))
-        return masks @ effects, masks @ effects + rng.normal(size=models)
+    def sides(models: int) -> tuple[np.ndarray, np.ndarray]:
+        masks = draw(models, CLASSES, int(rng.integers(2**31)))
+        return masks @ influence, masks @ effects + rng.normal(size=models)
 
-    truth = spearmanr(*correlation(50_000)).statistic
+    truth = spearmanr(*sides(50_000)).statistic
+    data, _ = study(0, 40, 1.0, pairs)
+    left = without_each_part(data, 20, rng)
     covered = []
-    for _ in range(400):
-        one, other = correlation(60)
-        low, high = interval_of_correlation(rank_correlation(one, other), 60)
-        covered.append(low <= truth <= high)
+    for _ in range(1000):
+        one, other = sides(40)
+        without = [spearmanr(one[kept], other[kept]).statistic for kept in left]
+        ends = jackknifed_intervals(
+            np.array([spearmanr(one, other).statistic]), np.array(without)[:, None]
+        )
+        covered.append(ends[0, 0] <= truth <= ends[0, 1])
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
@@ -384,8 +389,13 @@ def test_a_jackknifed_interval_corrects_bias_and_has_the_jackknifes_error():
     error = np.sqrt(14 / 15 * np.sum((np.arctanh(without) - np.mean(np.arctanh(without))) ** 2))
     half = t.ppf(0.975, 14) * error
     ends = np.tanh(np.arctanh(correlation) - bias + np.array([-half, half]))
-    assert jackknifed_interval(correlation, np.array(without)) == pytest.approx(tuple(ends))
-    assert np.isnan(jackknifed_interval(0.5, np.array([0.4, 1.0]))).all()
+    undefined = [[0.4] * 14 + [1.0], [np.nan] * 15]
+    found = jackknifed_intervals(
+        np.array([correlation, 0.5, 0.5]), np.array([without, *undefined]).T
+    )
+    np.testing.assert_allclose(found[0], ends)
+    assert np.isnan(found[1:]).all()
+    assert np.isnan(jackknifed_intervals(np.array([0.5]), np.array([[0.4]]))).all()
 
 
 @pytest.mark.parametrize("pairs", [False, True])

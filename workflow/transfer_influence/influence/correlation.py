@@ -1,7 +1,7 @@
 """Rank correlations, and how sure they are."""
 
 import numpy as np
-from scipy.stats import norm, rankdata, t
+from scipy.stats import rankdata, t
 
 from transfer_influence.influence.intervals import COVERAGE
 
@@ -26,31 +26,28 @@ def rank_correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
 
 
-def interval_of_correlation(correlation: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rank correlation (Fisher's z; Bonett & Wright 2000)."""
-    if count <= 3 or not abs(correlation) < 1:
-        return np.nan, np.nan
-    half = norm.ppf((1 + COVERAGE) / 2) * np.sqrt((1 + correlation**2 / 2) / (count - 3))
-    centre = np.arctanh(correlation)
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+def jackknifed_intervals(correlations: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Return the 95 % intervals of correlations over models, or of their means over outcomes.
 
-
-def jackknifed_interval(correlation: float, without: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of a mean of correlations over the same models.
-
-    The columns of outcomes share the models, so they are not independent of each other; the models
-    are. So they are left out part by part: the interval is that of the mean of the pseudo-values of
-    a grouped jackknife (Tukey 1958), on the scale of Fisher's z, so that it stays between -1 and 1.
-    It is not quite around `correlation`: rank correlations of few models are a little too small,
-    which the pseudo-values correct.
+    Models drawn together are not independent, nor are outcomes that share their models. So models
+    are left out part by part, partners together: the interval is that of the mean of the
+    pseudo-values of a grouped jackknife (Tukey 1958), on the scale of Fisher's z, so that it stays
+    between -1 and 1. It is not quite around the correlation: rank correlations of few models are a
+    little too small, which the pseudo-values correct.
 
     Args:
-        correlation: the mean from all models.
-        without: what it is without each part of them, float64 (parts,).
+        correlations: from all models, float64 (n,).
+        without: what they are without each part of the models, float64 (parts, n).
+
+    Returns:
+        Low and high ends, float64 (n, 2); NaN where a correlation is not defined, or is 1 or -1.
     """
     parts = len(without)
-    if parts < 2 or not (np.abs([correlation, *without]) < 1).all():
-        return np.nan, np.nan
-    pseudo = parts * np.arctanh(correlation) - (parts - 1) * np.arctanh(without)
-    half = t.ppf((1 + COVERAGE) / 2, parts - 1) * np.std(pseudo, ddof=1) / np.sqrt(parts)
-    return float(np.tanh(pseudo.mean() - half)), float(np.tanh(pseudo.mean() + half))
+    inside = (np.abs([correlations, *without]) < 1).all(axis=0) & (parts > 1)
+    every, left = np.where(inside, correlations, np.nan), np.where(inside, without, np.nan)
+    pseudo = parts * np.arctanh(every) - (parts - 1) * np.arctanh(left)
+    centre, half = pseudo.mean(axis=0), np.full(len(correlations), np.nan)
+    if parts > 1:
+        error = np.std(pseudo, axis=0, ddof=1) / np.sqrt(parts)
+        half = t.ppf((1 + COVERAGE) / 2, parts - 1) * error
+    return np.tanh(np.stack([centre - half, centre + half], axis=1))

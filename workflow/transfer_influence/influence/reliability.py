@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.correlation import (
-    interval_of_correlation,
-    jackknifed_interval,
+    jackknifed_intervals,
     rank_correlation,
     rank_correlations,
 )
@@ -120,8 +119,11 @@ def linear_datamodeling_scores(
         return
     judges, count = data.take(held_out), len(held_out)
     estimator = make_estimator(stage, data.take(fitted), memory)
-    (score,) = _scores(_predicted(judges, estimator, Outcomes.of(data.whole[fitted])), judges.whole)
-    yield Measure("linear_datamodeling_score", count, score, *interval_of_correlation(score, count))
+    left = without_each_part(judges, JACKKNIFE_PARTS, generator(stage.seed, "jackknife"))
+    predicted = _predicted(judges, estimator, Outcomes.of(data.whole[fitted]))
+    (score,), without = _scores(predicted, judges.whole, left)
+    ends = jackknifed_intervals(np.array([score]), without)[0]
+    yield Measure("linear_datamodeling_score", count, score, *ends)
     if not wanted(data, stage.largest_table_gb)[1]:
         return
     # Predicted and measured outcomes, and copies of the parts at hand.
@@ -132,18 +134,19 @@ def linear_datamodeling_scores(
     measured = np.empty((count, data.examples.columns), np.float32)
     for models, outcomes in judges.examples.chunks():
         measured[models] = outcomes
-    left = without_each_part(judges, JACKKNIFE_PARTS, generator(stage.seed, "jackknife"))
     sums, defined = np.zeros((2, 1 + len(left)))  # of the scores; by all judges, and by those left
     for first in range(0, measured.shape[1], STRIP):
-        sides = predicted[:, first : first + STRIP], measured[:, first : first + STRIP]
-        scores = [_scores(*sides), *(_scores(*(side[kept] for side in sides)) for kept in left)]
-        sums += np.nansum(scores, axis=1)
-        defined += np.isfinite(scores).sum(axis=1)
-        for offset, value in enumerate(scores[0]):
-            ends = interval_of_correlation(value, count)
-            yield Measure("linear_datamodeling_score", count, value, *ends, example=first + offset)
+        strip = slice(first, first + STRIP)
+        scores, without = _scores(predicted[:, strip], measured[:, strip], left)
+        both = np.vstack([scores, without])
+        sums += np.nansum(both, axis=1)
+        defined += np.isfinite(both).sum(axis=1)
+        intervals = jackknifed_intervals(scores, without)
+        for offset, (value, (low, high)) in enumerate(zip(scores, intervals, strict=True)):
+            example = first + offset
+            yield Measure("linear_datamodeling_score", count, value, low, high, example)
     means = np.divide(sums, defined, out=np.full_like(sums, np.nan), where=defined > 0)
-    ends = jackknifed_interval(means[0], means[1:])
+    ends = jackknifed_intervals(means[:1], means[1:, None])[0]
     yield Measure("mean_linear_datamodeling_score", count, means[0], *ends)
 
 
@@ -161,6 +164,22 @@ def _predicted(judges: Measurements, estimator: Estimator, outcomes: Outcomes) -
     return predicted
 
 
-def _scores(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Return the score of each column (models, columns); NaN where all models measured the same."""
-    return np.where(np.ptp(measured, axis=0) > 0, rank_correlations(predicted, measured), np.nan)
+def _scores(
+    predicted: np.ndarray, measured: np.ndarray, left: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score of each column; NaN where all models measured the same.
+
+    Args:
+        predicted: outcomes, (models, columns).
+        measured: outcomes, (models, columns).
+        left: models that are left when some are left out, bool (parts, models).
+
+    Returns:
+        The scores (columns,), and those of the models that are left (parts, columns).
+    """
+    every, *without = (
+        np.where(np.ptp(side, axis=0) > 0, rank_correlations(predicted[kept], side), np.nan)
+        for kept in [slice(None), *left]
+        for side in [measured[kept]]
+    )
+    return every, np.array(without)
