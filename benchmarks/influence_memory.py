@@ -4,7 +4,8 @@
     python benchmarks/influence_memory.py --models 7540 --classes 1000 --examples 50000
 
 writes a summary of random masks and outcomes (1.4 GB at that size) to a temporary folder, runs
-scripts/estimate_influence.py on it as a job would, and prints its wall time and peak memory.
+scripts/estimate_influence.py and scripts/measure_reliability.py on it as jobs would, and prints the
+time and the peak memory of each.
 """
 
 import argparse
@@ -67,8 +68,8 @@ def write_target(folder: Path, classes: int, examples: int) -> None:
     (folder / "dataset.json").write_text(json.dumps(sidecar))
 
 
-def estimate(folder: Path, estimator: str, memory_gb: float) -> tuple[float, float]:
-    """Run the job; return its wall time in seconds and its peak resident memory in GB."""
+def run(script: str, folder: Path, estimator: str, memory_gb: float) -> str:
+    """Run a job; return its wall and processor time, and its peak resident memory in GB."""
     stage = InfluenceStage(
         seed=0,
         unit="class",
@@ -80,19 +81,22 @@ def estimate(folder: Path, estimator: str, memory_gb: float) -> tuple[float, flo
         largest_table_gb=10,
     )
     command = [
-        *(sys.executable, str(CHECKOUT / "scripts" / "estimate_influence.py")),
+        *(sys.executable, str(CHECKOUT / "scripts" / script)),
         *("--settings", stage.model_dump_json(), "--memory-gb", str(memory_gb)),
         *("--summary", str(folder / "summary.parquet"), "--source", str(folder / "dataset.json")),
         *("--labels", str(folder / "test.labels.npy")),
-        *("--output", str(folder / f"{estimator}.parquet")),
+        *("--output", str(folder / "output.parquet")),
     ]
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "workflow")}
     process = subprocess.Popen(command, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{estimator}: exit status {status}")
-    return time.monotonic() - started, usage.ru_maxrss * 1024 / 1e9
+        raise SystemExit(f"{script}, {estimator}: exit status {status}")
+    return (
+        f"{time.monotonic() - started:.0f} s, of processor {usage.ru_utime + usage.ru_stime:.0f} s,"
+        f" peak memory {usage.ru_maxrss * 1024 / 1e9:.2f} GB"
+    )
 
 
 def main() -> None:
@@ -106,8 +110,9 @@ def main() -> None:
         size = (folder / "summary.parquet").stat().st_size / 1e9
         print("models × classes × examples: {} × {} × {}".format(*shape), f"({size:.2f} GB)")
         for estimator in arguments.estimators:
-            seconds, memory = estimate(folder, estimator, arguments.memory_gb)
-            print(f"{estimator}: {seconds:.0f} s, peak memory {memory:.2f} GB", flush=True)
+            for script in arguments.scripts:
+                measured = run(f"{script}.py", folder, estimator, arguments.memory_gb)
+                print(f"{estimator}, {script}: {measured}", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +122,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=50_000)
     parser.add_argument("--memory-gb", type=float, default=4)
-    parser.add_argument("--estimators", nargs="+", default=["difference_in_means", "ridge"])
+    parser.add_argument(
+        "--estimators", nargs="+", default=["difference_in_means", "ridge", "lasso"]
+    )
+    parser.add_argument(
+        "--scripts", nargs="+", default=["estimate_influence", "measure_reliability"]
+    )
     parser.add_argument("--folder", type=Path, help="where to put the temporary folder")
     return parser
 

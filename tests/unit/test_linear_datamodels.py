@@ -9,7 +9,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.influence.estimation import make_estimator
 from transfer_influence.influence.estimators import joined
 from transfer_influence.influence.held_out import split
-from transfer_influence.influence.lasso import Lasso
+from transfer_influence.influence.lasso import COLUMNS_AT_A_TIME, Lasso
 from transfer_influence.influence.measurements import Outcomes
 from transfer_influence.influence.ridge import PENALTIES, Ridge
 
@@ -132,6 +132,29 @@ def test_lasso_has_no_standard_errors():
     masks, outcomes, _ = planted(40)
     data = measured(masks, outcomes)
     assert np.isnan(joined(Lasso(data, ROOM, 0.2, 0).fit(data.examples)).standard_error).all()
+
+
+def test_lasso_leaves_all_classes_out_where_the_fitted_models_have_one_outcome():
+    masks, _, _ = planted(60, 20)
+    outcomes = np.full((60, 2), 0.1)
+    data = measured(masks, outcomes)
+    # With a judge first, whose outcome the others are taken relative to.
+    seed = next(seed for seed in range(100) if 0 in split(data, 0.2, seed)[1])
+    judges = split(data, 0.2, seed)[1]
+    outcomes[judges, 1] = np.random.default_rng(0).normal(size=len(judges))
+    found = joined(Lasso(measured(masks, outcomes), ROOM, 0.2, seed).fit(Outcomes.of(outcomes)))
+    assert (found.influence == 0).all()
+
+
+def test_what_lasso_says_of_a_column_does_not_depend_on_the_others():
+    masks, outcomes, _ = planted(90, 70, 2 * COLUMNS_AT_A_TIME - 100, noise=3)
+    outcomes[:, ::3] = masks[:, :1] + outcomes[:, ::3] / 10  # some are done sooner
+    data = measured(masks, outcomes)
+    lasso = Lasso(data, ROOM, 0.2, 0)
+    together = joined(lasso.fit(data.examples)).influence
+    for columns in (slice(0, 3), slice(COLUMNS_AT_A_TIME, COLUMNS_AT_A_TIME + 3), slice(-3, None)):
+        alone = joined(lasso.fit(Outcomes.of(outcomes[:, columns]))).influence
+        np.testing.assert_allclose(together[:, columns], alone, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("estimator", ["ridge", "lasso"])

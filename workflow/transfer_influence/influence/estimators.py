@@ -13,11 +13,15 @@ import numpy as np
 
 from transfer_influence.errors import UserError
 from transfer_influence.influence.measurements import (
+    CHUNK,
     GIGABYTE,
     Measurements,
     Outcomes,
     unit_blocks,
 )
+
+RESULTS = 1 / 4  # share of the memory for a block of results, and the one before in use meanwhile
+STRIP, LEAST_STRIP = 2**22, 64  # of a matrix at a time: bytes, columns at least
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,19 @@ def need_memory(estimator: str, needed: float, memory: float) -> None:
         )
 
 
+def strips(rows: int, columns: int) -> Iterator[slice]:
+    """Cut the columns of a float64 matrix into strips of about `STRIP` bytes."""
+    width = max(LEAST_STRIP, STRIP // (8 * rows))
+    for first in range(0, columns, width):
+        yield slice(first, first + width)
+
+
+def add_product(total: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Add `left @ right` to `total`, in strips, as the product would take as much memory again."""
+    for strip in strips(*total.shape):
+        total[:, strip] += left @ right[:, strip]
+
+
 def collections(data: Measurements, counts: np.ndarray) -> Iterator[Measurements]:
     """Yield the models of each draw, as often as `counts` (draws, models) says."""
     for count in counts:
@@ -120,12 +137,14 @@ class DifferenceInMeans:
 
     def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
         """Yield the influences; one pass over the outcomes for each block of classes."""
-        models, outcome = next(outcomes.chunks())
-        shift = outcome[0]
-        # The sums, and what `_difference` makes of them; the masks of a chunk.
-        each = 8 * (12 * outcomes.columns + 2 * len(models))
-        for units in unit_blocks(self.data.classes, each, self.memory):
-            yield self._difference(*self._sums(units, outcomes, shift))
+        shift = next(outcomes.chunks())[1][0].copy()
+        # Sums and sums of squares; a strip of a product; the masks of a chunk.
+        each = 8 * (2 * outcomes.columns + LEAST_STRIP + 3 * CHUNK)
+        for units in unit_blocks(self.data.classes, each, (1 - RESULTS) * self.memory):
+            counts, sums, squares, totals, products = self._sums(units, outcomes, shift)
+            # What `_difference` computes with, and the four arrays of the block before.
+            for part in unit_blocks(len(counts), 8 * 18 * outcomes.columns, RESULTS * self.memory):
+                yield self._difference(counts[part], sums[part], squares[part], totals, products)
 
     def _sums(
         self, units: slice, outcomes: Outcomes, shift: np.ndarray
@@ -146,7 +165,7 @@ class DifferenceInMeans:
             kept = self.data.masks.rows(models, units)
             outcome = outcome - shift
             counts += kept.sum(axis=0)[:, None]
-            sums += kept.T @ outcome
+            add_product(sums, kept.T, outcome)
             totals[0] += outcome.sum(axis=0)
             if self.data.paired:
                 for group, row in zip(self.data.groups[models], outcome, strict=True):
@@ -156,7 +175,7 @@ class DifferenceInMeans:
                     else:
                         products += partner * row
             outcome **= 2
-            squares += kept.T @ outcome
+            add_product(squares, kept.T, outcome)
             totals[1] += outcome.sum(axis=0)
         return counts, sums, squares, totals, products
 

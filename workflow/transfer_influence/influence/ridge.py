@@ -5,10 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from transfer_influence.influence.estimators import (
+    RESULTS,
     Fit,
+    add_product,
     collections,
     joined,
     need_memory,
+    strips,
 )
 from transfer_influence.influence.measurements import Measurements, Outcomes, unit_blocks
 
@@ -38,7 +41,8 @@ class Ridge:
     def __init__(self, data: Measurements, memory: float, penalty: float | None = None) -> None:
         count, classes = len(data), data.classes
         rank = min(count, classes)
-        need_memory("ridge", 8 * (3 * count * classes + 3 * rank**2), memory)
+        # Masks and a matrix of singular vectors; an eigendecomposition with its workspace.
+        need_memory("ridge", 8 * (2 * count * classes + 5 * rank**2), memory)
         self.data = data
         self.memory = memory
         masks = data.masks.rows(np.arange(count))
@@ -46,13 +50,16 @@ class Ridge:
         masks -= masks.mean(axis=0)
         if classes <= count:
             squares, right = _eigen(masks.T @ masks)
-            left = masks @ right / np.sqrt(squares)
+            left = masks @ right
+            left /= np.sqrt(squares)
         else:
             squares, left = _eigen(masks @ masks.T)
-            right = masks.T @ left / np.sqrt(squares)
+            right = masks.T @ left
+            right /= np.sqrt(squares)
         self._squares = squares  # S², (rank,)
         self._left = left  # U, (models, rank)
         self._right = right  # V, (units, rank)
+        self._held = left.nbytes + right.nbytes
         self._penalties = squares.mean() * PENALTIES if penalty is None else np.array([penalty])
         self._shrunk = squares / (squares + self._penalties[:, None])  # (penalties, rank)
         self._left_over = count - 1 - self._shrunk.sum(axis=1)  # degrees of freedom, (penalties,)
@@ -60,17 +67,23 @@ class Ridge:
     def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
         """Yield the influences, after one pass over the outcomes."""
         rank, columns = len(self._squares), outcomes.columns
-        need_memory("ridge", 8 * columns * (rank + 2 * len(self._penalties)), self.memory)
+        needed = self._held + 8 * columns * (rank + 5)
+        need_memory("ridge", needed, (1 - RESULTS) * self.memory)
         projected, total = self._project(outcomes)
-        chosen, noise = self._choose(projected, total)
-        projected *= (self._shrunk[chosen] / np.sqrt(self._squares)).T
-        resolution = self._right**2 @ self._shrunk.T  # the diagonal of R, (units, penalties)
-        left = resolution / (1 - 1 / self.data.classes if self._one_size else 1.0)
-        error = np.sqrt(resolution * np.maximum(1 - left, 0.0) / self._penalties)
-        for units in unit_blocks(self.data.classes, 8 * 5 * columns, self.memory / 4):
-            influence = self._right[units] @ projected
+        chosen, noise = np.empty(columns, np.int64), np.empty(columns)
+        for strip in strips(rank, columns):
+            chosen[strip], noise[strip] = self._choose(projected[:, strip], total[strip])
+            projected[:, strip] *= (self._shrunk[chosen[strip]] / np.sqrt(self._squares)).T
+        # Four arrays, the three of the block before, and matrices of rank and of penalties.
+        each = 8 * (7 * columns + 2 * rank + 4 * len(self._penalties))
+        for units in unit_blocks(self.data.classes, each, RESULTS * self.memory):
+            right = self._right[units]
+            resolution = right**2 @ self._shrunk.T  # the diagonal of R, (units, penalties)
+            left = resolution / (1 - 1 / self.data.classes if self._one_size else 1.0)
+            error = np.sqrt(resolution * np.maximum(1 - left, 0.0) / self._penalties)
+            influence = right @ projected
             freedom = np.broadcast_to(self._left_over[chosen], influence.shape)
-            yield Fit(influence, error[units][:, chosen] * noise, freedom, left[units][:, chosen])
+            yield Fit(influence, error[:, chosen] * noise, freedom, left[:, chosen])
 
     def _project(self, outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
         """Return *UᵀY* (rank, columns) and each column's sum of squares around its mean."""
@@ -80,7 +93,7 @@ class Ridge:
         for models, outcome in outcomes.chunks():
             shift = outcome[0].copy() if shift is None else shift
             outcome -= shift  # changes nothing but rounding, as the columns of U sum to zero
-            projected += self._left[models].T @ outcome
+            add_product(projected, self._left[models].T, outcome)
             sums += outcome.sum(axis=0)
             squares += np.einsum("ij,ij->j", outcome, outcome)
         return projected, np.maximum(squares - sums**2 / len(self.data), 0.0)
@@ -103,14 +116,12 @@ class Ridge:
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; one block."""
         penalty = self.penalty() if same_penalty else None
-        yield np.array(
-            [
-                joined(Ridge(data, self.memory, penalty).fit(Outcomes.of(data.whole))).influence[
-                    :, 0
-                ]
-                for data in collections(self.data, counts)
-            ]
-        )
+        found = np.empty((len(counts), self.data.classes))
+        left = self.memory - self._held - found.nbytes
+        for row, data in zip(found, collections(self.data, counts), strict=True):
+            fits = Ridge(data, left, penalty).fit(Outcomes.of(data.whole))
+            row[:] = joined(fits).influence[:, 0]
+        yield found
 
 
 def _eigen(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
