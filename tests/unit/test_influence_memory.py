@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.measured import names, random_masks
+from tests.unit.measured import ROOM as PLENTY
+from tests.unit.measured import measured, names, planted, random_masks
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.errors import UserError
-from transfer_influence.influence.estimation import OTHER_MEMORY, estimate
+from transfer_influence.influence.estimation import OTHER_MEMORY, estimate, make_estimator
+from transfer_influence.influence.estimators import joined
 from transfer_influence.influence.measurements import GIGABYTE, Masks, Measurements, Outcomes
 
 MODELS, CLASSES, VARYING = 300, 500, 20
@@ -38,8 +40,8 @@ def wide(columns: int) -> Measurements:
     return Measurements(models, models, masks, whole, Outcomes(columns, chunks))
 
 
-def job(estimator: str, columns: int, path: Path) -> None:
-    stage = InfluenceStage(
+def stage(estimator: str) -> InfluenceStage:
+    return InfluenceStage(
         seed=0,
         unit="class",
         estimator=estimator,
@@ -49,8 +51,11 @@ def job(estimator: str, columns: int, path: Path) -> None:
         held_out=0.2,
         largest_table_gb=10,
     )
+
+
+def job(estimator: str, columns: int, path: Path) -> None:
     memory_gb = (ROOM + OTHER_MEMORY) / GIGABYTE
-    estimate(wide(columns), stage, names(CLASSES), memory_gb, path, "{}")
+    estimate(wide(columns), stage(estimator), names(CLASSES), memory_gb, path, "{}")
 
 
 def peak() -> int:
@@ -83,3 +88,15 @@ def test_a_job_near_its_limit_takes_what_it_may(tmp_path, estimator, columns, re
     assert process.exitcode == 0
     added = int((tmp_path / "added").read_text())
     assert 0.5 * ROOM < added < ROOM + ALLOWANCE
+
+
+@pytest.mark.parametrize("estimator", ["difference_in_means", "ridge", "lasso"])
+def test_columns_in_strips_have_the_same_numbers(monkeypatch, estimator):
+    masks, outcomes, _ = planted(90, 50, 30)
+    data = measured(masks, outcomes)
+    whole = joined(make_estimator(stage(estimator), data, PLENTY).fit(data.examples))
+    monkeypatch.setattr("transfer_influence.influence.estimators.STRIP", 8)
+    monkeypatch.setattr("transfer_influence.influence.estimators.LEAST_STRIP", 7)
+    strips = joined(make_estimator(stage(estimator), data, PLENTY).fit(data.examples))
+    np.testing.assert_allclose(strips.influence, whole.influence, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(strips.standard_error, whole.standard_error, rtol=0, atol=1e-9)
