@@ -69,7 +69,9 @@ class Lasso:
         judge = masks[self._judge]
         # Of the fitted models, by what the judges leave of the sums over all models.
         self._mean = -judge.sum(axis=0) / fitted
-        self._part_gram = (squares - judge.T @ judge) / fitted - np.outer(self._mean, self._mean)
+        part = (squares - judge.T @ judge) / fitted - np.outer(self._mean, self._mean)
+        # The path is rough anyhow, and half as wide numbers are twice as fast.
+        self._part_gram = part.astype(np.float32)
         self._masks = masks
         self._gram = squares / count
         judge -= self._mean
@@ -145,15 +147,14 @@ class Lasso:
         largest = np.abs(own).max(axis=0)
         largest[largest <= ROUNDING * np.sqrt(squares[0] / count)] = np.inf
         enough = ROUGH * largest
-        # The path is rough anyhow, and half as wide numbers are twice as fast.
-        gram, own = self._part_gram.astype(np.float32), own.astype(np.float32)
+        own = own.astype(np.float32)
         found = before = best = np.zeros_like(own)
         penalties, worse = np.zeros_like(largest), np.zeros(len(largest), np.int64)
         least = np.full(len(largest), np.inf)
         for share in self._path:
             # Coefficients are piecewise linear in the penalty: go on straight from the last two.
             found, before = found + np.float32(self._path[1]) * (found - before), found
-            _descend(gram, own, (share * largest).astype(np.float32), found, enough)
+            _descend(self._part_gram, own, (share * largest).astype(np.float32), found, enough)
             predicted = np.einsum("ij,ij->j", found, self._judge_gram @ found - 2.0 * other)
             better = (total + predicted < least) & (worse < PATIENCE)
             least = np.where(better, total + predicted, least)
