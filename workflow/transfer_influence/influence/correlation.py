@@ -20,9 +20,11 @@ def rank_correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return Spearman's correlation of each column (n, columns); 0 where a side is constant."""
     if len(one) < 2:
         return np.full(one.shape[1], np.nan)
-    ranks = [rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (one, other)]
-    product = (ranks[0] * ranks[1]).sum(axis=0)
-    size = np.sqrt((ranks[0] ** 2).sum(axis=0) * (ranks[1] ** 2).sum(axis=0))
+    # Columns as rows, since neighbours in memory are ranked twice as fast.
+    rows = (np.ascontiguousarray(side.T) for side in (one, other))
+    first, second = (rankdata(each, axis=1) - (len(one) + 1) / 2 for each in rows)
+    product = (first * second).sum(axis=1)
+    size = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
 
 
