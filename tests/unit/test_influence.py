@@ -236,10 +236,10 @@ def test_intervals_and_significance_are_those_of_a_t_test(summary):
     rows = table(summary).to_pandas()
     p_values = []
     for row in rows.itertuples():
-        test = ttest_ind(whole[masks[:, row.unit]], whole[~masks[:, row.unit]], equal_var=False)
-        ends = test.confidence_interval(0.95)
+        sides = whole[masks[:, row.unit]], whole[~masks[:, row.unit]]
+        ends = ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
         assert (row.low, row.high) == pytest.approx((ends.low, ends.high), rel=1e-6)
-        p_values.append(test.pvalue)
+        p_values.append(ttest_ind(*sides, equal_var=True).pvalue)
     order = np.argsort(p_values)
     raised = [p_values[unit] * 9 / (place + 1) for place, unit in enumerate(order)]
     for place, unit in enumerate(order):
@@ -373,7 +373,7 @@ def test_a_class_in_too_many_or_too_few_subsets_is_refused_by_name(tmp_path, col
         read(path, classes=2)
     assert str(mistake.value) == (
         f"'class 1' is in the subsets of {models} of 6 models, but both sides need at least "
-        f"2; raise `models`."
+        f"2; raise `models`, or mend the masks."
     )
 
 

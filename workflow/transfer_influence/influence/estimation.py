@@ -99,7 +99,7 @@ def certainty(
 ) -> Certainty:
     """Return how sure the influences on the whole target are; nothing is known of lasso's."""
     if stage.intervals == "closed_form" or stage.estimator == "lasso":
-        return closed_form(whole)
+        return closed_form(whole, estimator)
     counts = bootstrap(data, stage.bootstrap_replicates, stage.seed)
     return bootstrapped(whole, estimator, counts, len(np.unique(data.groups)))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from scipy.stats import t
 
 from transfer_influence.errors import UserError
 from transfer_influence.influence.measurements import (
@@ -33,8 +34,8 @@ class Fit:
     Attributes:
         influence: the estimates.
         standard_error: of them; NaN where an estimator has no closed form.
-        freedom: degrees of freedom of the t-distribution that influence divided by standard error
-            follows where there is no effect.
+        freedom: degrees of freedom of the t-distribution of an estimate's error, divided by its
+            standard error.
         left: the share of an effect that is expected in an estimate: 1 without shrinkage.
     """
 
@@ -59,6 +60,16 @@ class Estimator(Protocol):
     def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
         """Yield the influences on columns of outcomes, in blocks of source classes, in order."""
 
+    def p_values(self, whole: Fit) -> np.ndarray:
+        """Return how likely an influence as large as each is if no class has an effect.
+
+        Args:
+            whole: the influences on the whole target.
+
+        Returns:
+            float64 (units,); NaN where there is no standard error.
+        """
+
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield influences on the whole target, estimated from other collections of the models.
 
@@ -82,6 +93,13 @@ def joined(fits: Iterator[Fit]) -> Fit:
         np.concatenate([block.freedom for block in blocks]),
         np.concatenate([block.left for block in blocks]),
     )
+
+
+def t_test(influence: np.ndarray, error: np.ndarray, freedom: np.ndarray | int) -> np.ndarray:
+    """Return two-sided p-values, each array (n,); 1 where influence and error are both zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.abs(influence) / error
+    return np.where((influence == 0) & (error == 0), 1.0, 2 * t.sf(size, freedom))
 
 
 def need_memory(estimator: str, needed: float, memory: float) -> None:
@@ -204,6 +222,22 @@ class DifferenceInMeans:
                 freedom = np.where(variance > 0, freedom, len(self.data) - 2)
         left = np.broadcast_to(1.0, variance.shape)
         return Fit(mean_with - mean_without, np.sqrt(variance), freedom, left)
+
+    def p_values(self, whole: Fit) -> np.ndarray:
+        """Return p-values, see `Estimator`, by the variance of all models.
+
+        Welch's would find too much where a class is in few subsets, or in most: the variance of a
+        few outcomes may be small by chance. Without effects, both groups have that of all.
+        """
+        influence = whole.influence[:, 0]
+        if self.data.paired:
+            return t_test(influence, whole.standard_error[:, 0], whole.freedom[:, 0])
+        having, outcome = self.data.masks.counts(), self.data.whole[:, 0]
+        # One over it is the sum of one over the size of either group.
+        size = having * (1 - having / len(self.data))
+        squares = np.square(outcome - outcome.mean()).sum() - influence**2 * size
+        freedom = len(self.data) - 2
+        return t_test(influence, np.sqrt(np.maximum(squares, 0.0) / freedom / size), freedom)
 
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; there is no penalty."""

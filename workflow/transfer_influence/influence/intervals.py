@@ -28,8 +28,8 @@ class Certainty:
     q_value: np.ndarray
 
 
-def closed_form(fit: Fit) -> Certainty:
-    """Return intervals of the t-distribution, for a fit of one column; NaN without standard error.
+def closed_form(fit: Fit, estimator: Estimator) -> Certainty:
+    """Return intervals of the t-distribution, for a fit of the whole target; NaN without errors.
 
     The interval is of the effect without shrinkage, so that of a shrunk estimate is not around it.
     """
@@ -37,8 +37,8 @@ def closed_form(fit: Fit) -> Certainty:
         part[:, 0] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left)
     )
     half = t.ppf((1 + COVERAGE) / 2, freedom) * error
-    found = q_values(_p_values(influence, error, freedom))
-    return Certainty(error, (influence - half) / left, (influence + half) / left, found)
+    ends = (influence - half) / left, (influence + half) / left
+    return Certainty(error, *ends, q_values(estimator.p_values(fit)))
 
 
 def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int) -> Certainty:
@@ -53,7 +53,7 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int
         counts: int64 (draws, models), see `held_out.bootstrap`.
         groups: how many draws with replacement make one of them: models, or pairs of complements.
     """
-    known = closed_form(fit)
+    known = closed_form(fit, estimator)
     outside = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf((1 - COVERAGE) / 2, groups - 1))
     ends = [
         np.nanquantile(draws, [outside, 1 - outside], axis=0)
@@ -61,12 +61,6 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int
     ]
     low, high = np.concatenate(ends, axis=1) / fit.left[:, 0]
     return replace(known, low=low, high=high)
-
-
-def _p_values(influence: np.ndarray, error: np.ndarray, freedom: np.ndarray | float) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.abs(influence) / error
-    return np.where((influence == 0) & (error == 0), 1.0, 2 * t.sf(size, freedom))
 
 
 def q_values(p_values: np.ndarray) -> np.ndarray:

@@ -166,6 +166,10 @@ class Lasso:
                 break
         return penalties, best.astype(np.float64)
 
+    def p_values(self, whole: Fit) -> np.ndarray:
+        """Return p-values, see `Estimator`: unknown."""
+        return np.full(len(whole.influence), np.nan)
+
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; one block."""
         found = np.empty((len(counts), self.data.classes))

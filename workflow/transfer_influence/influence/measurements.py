@@ -42,6 +42,15 @@ class Masks:
         bits = np.unpackbits(part, axis=1, count=last - first, bitorder="little")
         return bits.astype(np.float64)
 
+    def counts(self) -> np.ndarray:
+        """Return how many models saw each class, int64 (classes,)."""
+        counts = np.zeros(self.classes, np.int64)
+        for units in unit_blocks(self.classes, 8 * CHUNK, GIGABYTE / 2):
+            for first in range(0, len(self), CHUNK):
+                models = np.arange(first, min(first + CHUNK, len(self)))
+                counts[units] += self.rows(models, units).sum(axis=0).astype(np.int64)
+        return counts
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -204,16 +213,12 @@ def check_both_sides(masks: Masks, names: list[str]) -> None:
     Raises:
         UserError: a class is in fewer than two subsets, or missing from fewer than two.
     """
-    counts = np.zeros(masks.classes, np.int64)
-    for units in unit_blocks(masks.classes, 8 * CHUNK, GIGABYTE / 2):
-        for first in range(0, len(masks), CHUNK):
-            models = np.arange(first, min(first + CHUNK, len(masks)))
-            counts[units] += masks.rows(models, units).sum(axis=0).astype(np.int64)
+    counts = masks.counts()
     wrong = np.flatnonzero((counts < 2) | (counts > len(masks) - 2))
     if len(wrong):
         raise UserError(
             f"{names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {len(masks)} "
-            f"models, but both sides need at least 2; raise `models`."
+            f"models, but both sides need at least 2; raise `models`, or mend the masks."
         )
 
 

@@ -12,6 +12,7 @@ from transfer_influence.influence.estimators import (
     joined,
     need_memory,
     strips,
+    t_test,
 )
 from transfer_influence.influence.measurements import Measurements, Outcomes, unit_blocks
 
@@ -112,6 +113,10 @@ class Ridge:
         """Return the penalty chosen for the whole target."""
         projected, total = self._project(Outcomes.of(self.data.whole))
         return float(self._penalties[self._choose(projected, total)[0][0]])
+
+    def p_values(self, whole: Fit) -> np.ndarray:
+        """Return p-values, see `Estimator`, by the standard errors."""
+        return t_test(whole.influence[:, 0], whole.standard_error[:, 0], whole.freedom[:, 0])
 
     def resampled(self, counts: np.ndarray, same_penalty: bool) -> Iterator[np.ndarray]:
         """Yield the influences on the whole target, see `Estimator`; one block."""
