@@ -253,6 +253,16 @@ def test_the_curve_has_halves_quarters_and_what_they_predict():
         assert whole[2 * models].value == pytest.approx(2 * row.value / (1 + row.value))
         assert row.low < row.value < row.high
     assert halves[50].value > halves[12].value
+    # The same draws again: their mean, and the range of 95 % of them.
+    first, second = disjoint(data, 50, 20, generator(0, "reliability"))
+    made = DifferenceInMeans(data, ROOM)
+    one, other = (next(made.resampled(part, same_penalty=False)) for part in (first, second))
+    found = [spearmanr(*pair).statistic for pair in zip(one, other, strict=True)]
+    drawn = halves[50]
+    expected = [np.mean(found), *np.quantile(found, [0.025, 0.975])]
+    np.testing.assert_allclose([drawn.value, drawn.low, drawn.high], expected)
+    again = next(iter(reliability_curve(data, made, 1)))
+    assert again.value != drawn.value
     (needed,) = [row for row in rows if row.statistic == "models_needed"]
     assert spearman_brown(whole[100].value, needed.value / 100) == pytest.approx(0.9)
 
@@ -263,6 +273,11 @@ def test_the_curve_has_halves_quarters_and_what_they_predict():
 )
 def test_models_needed(reliability, models, needed):
     assert models_needed(reliability, models) == pytest.approx(needed, nan_ok=True)
+
+
+@pytest.mark.parametrize("correlation", [-1.0, -0.9, -0.1, 0.0])
+def test_parts_that_do_not_agree_predict_a_reliability_of_0(correlation):
+    assert spearman_brown(correlation, 2) == 0
 
 
 def test_a_rank_correlation_leaves_out_what_is_not_defined():

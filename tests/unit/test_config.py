@@ -285,6 +285,7 @@ def study(path: str = "seed", value: Any = 0) -> Study:
             "ridge",
             "counterfactuals.estimator: 'ridge' is not among influence.estimators; add it there.",
         ),
+        ("models", 3, "models: 3 tell no influences; raise it to 4 at least."),
         (
             "influence/estimators",
             ["means"],
@@ -297,6 +298,13 @@ def test_a_mistake_in_a_study_is_one_sentence(path, value, sentence):
     with pytest.raises(UserError) as mistake:
         check_study(changed(path, value), "mine.yaml")
     assert str(mistake.value) == f"mine.yaml: {sentence}"
+
+
+def test_complement_pairs_are_of_an_even_number_of_models():
+    values = changed("source/subset", {"sampling": "complement_pairs"})
+    assert check_study(values, "mine.yaml").models == 40
+    with pytest.raises(UserError, match=r"^mine.yaml: models: 41 leave the last of the complement"):
+        check_study({**values, "models": 41}, "mine.yaml")
 
 
 def test_several_mistakes_are_counted():
@@ -525,7 +533,7 @@ def test_too_few_source_classes_are_refused():
     assert "source.subset or counterfactuals.counts" in str(mistake.value)
 
 
-@given(st.integers(2, 500), st.integers(1, 70))
+@given(st.integers(4, 500), st.integers(1, 70))
 def test_shards_are_full_and_cover_every_model_once(models, size):
     values = {**study_values(), "models": models, "models_per_job": size}
     shards = [shard_models(shard) for shard in check_study(values, "mine.yaml").shards]

@@ -17,6 +17,7 @@ from transfer_influence.errors import UserError
 
 Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
+LEAST_MODELS = 4  # two with a unit and two without
 BASELINE = "none"  # stands for the order where nothing is removed
 Estimator = Literal["difference_in_means", "ridge", "lasso"]
 Intervals = Literal["closed_form", "bootstrap"]
@@ -450,6 +451,19 @@ class Study(Settings):
         "get none.",
         examples=[True],
     )
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Study":
+        if self.estimates and self.models < LEAST_MODELS:
+            raise ValueError(
+                f"models: {self.models} tell no influences; raise it to {LEAST_MODELS} at least"
+            )
+        if self.source.subset.sampling == "complement_pairs" and self.models % 2:
+            raise ValueError(
+                f"models: {self.models} leave the last of the complement_pairs without a partner; "
+                f"set it to an even number"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranked(self) -> "Study":

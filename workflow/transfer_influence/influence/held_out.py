@@ -14,10 +14,10 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 def split(data: Measurements, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the models to fit (indices, int64) and the held-out ones: about `share` of all.
 
-    At least two groups are held out.
+    At least two groups are held out, and two are left where there are four.
     """
     groups = np.unique(data.groups)
-    count = max(2, round(share * len(groups)))
+    count = max(2, min(round(share * len(groups)), len(groups) - 2))
     chosen = generator(seed, "held out").permutation(groups)[:count]
     held_out = np.isin(data.groups, chosen)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -6,7 +6,11 @@ ENOUGH = 0.9
 
 
 def spearman_brown(reliability: float, longer: float) -> float:
-    """Return the reliability with `longer` times as many models (Spearman 1910, Brown 1910)."""
+    """Return the reliability with `longer` times as many models (Spearman 1910, Brown 1910).
+
+    It is 0 where parts do not agree: a negative correlation of parts is chance, and no prophecy.
+    """
+    reliability = max(reliability, 0.0)
     return longer * reliability / (1 + (longer - 1) * reliability)
 
 

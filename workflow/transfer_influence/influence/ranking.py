@@ -8,6 +8,7 @@ import pyarrow as pa
 from transfer_influence.outcomes.tables import read_table, write_table
 
 RANKED = ["unit", "name", "influence", "standard_error", "low", "high", "q_value", "significant"]
+DIGITS = 10  # of influences, as shares of the largest; further ones are rounding
 
 
 def write_ranking(influences: Path, path: Path, provenance: str) -> None:
@@ -16,7 +17,10 @@ def write_ranking(influences: Path, path: Path, provenance: str) -> None:
     Columns: `rank` (1 = most helpful), and of the influences all that is on the whole target.
     """
     rows = read_table(influences, RANKED)
-    order = np.argsort(-rows["influence"].to_numpy(), kind="stable")
+    influence = rows["influence"].to_numpy()
+    # Equal influences, of classes that always come together, may differ by rounding.
+    rounded = np.round(influence / (np.abs(influence).max() or 1.0), DIGITS)
+    order = np.argsort(-rounded, kind="stable")
     ranks = pa.array(np.arange(1, len(order) + 1), pa.int32())
     table = rows.take(pa.array(order)).add_column(0, "rank", ranks)
     write_table(table, path, provenance)

@@ -62,7 +62,8 @@ def write_reliability(
       interval, which is how much it would differ with other held-out models.
 
     Influences that are all the same, as those of a `lasso` that leaves out all classes, count as a
-    correlation of 0 with any others, and so do the outcomes that they predict. Values are null
+    correlation of 0 with any others, and so do the outcomes that they predict. A reliability is 0
+    where parts do not agree. Values are null
     where they are not defined: there are too few models for them, all held-out models have the same
     outcome, or the reliability that `models_needed` starts from is not above 0.
 
