@@ -219,7 +219,8 @@ rule draw_rulegraph:
     params:
         # The rules that a study needs depend on these alone.
         rules=f"counterfactuals:{study.counterfactuals is not None}"
-        f" influences:{study.estimates} checkpoints:{study.source.checkpoints is not None}",
+        f" influences:{study.estimates} checkpoints:{study.source.checkpoints is not None}"
+        f" comparison:{study.compares_targets} unit:{unit}",
     message:
         "Draw the rule graph"
     shell:
