@@ -121,6 +121,45 @@ def test_the_gain_is_on_the_test_split_and_paired_by_replicates():
     assert (found["gain_low"], found["gain_high"]) == pytest.approx(tuple(paired))
 
 
+def test_each_replicate_gains_at_the_number_that_the_others_choose():
+    # On validation replicate 0 is best at 2, by far; 1 and 2 are best at 6.
+    validation = {
+        ("none", 0): [0.5, 0.5, 0.5],
+        ("top", 2): [0.9, 0.5, 0.5],
+        ("top", 6): [0.5, 0.6, 0.6],
+    }
+    curves = {
+        ("none", 0): [0.70, 0.60, 0.50],
+        ("top", 2): [0.80, 0.61, 0.53],
+        ("top", 6): [0.69, 0.65, 0.56],
+    }
+    found = row(summary_of(models_of(curves, validation)), "top", 6)
+    assert found["best_removed"] == 2
+    # 0 is sent to 6 by the others; 1 and 2 to 2, by replicate 0.
+    assert found["gain"] == pytest.approx(np.mean([0.69 - 0.70, 0.61 - 0.60, 0.53 - 0.50]))
+    alone = {key: values[:1] for key, values in curves.items()}
+    own = {key: values[:1] for key, values in validation.items()}
+    found = row(summary_of(models_of(alone, own)), "top", 6)
+    assert found[["best_removed", "gain_replicates"]].tolist() == [2, 1]
+    assert found["gain"] == pytest.approx(0.80 - 0.70)
+
+
+def test_numbers_without_any_effect_gain_nothing_on_average():
+    # Validation and test accuracy share the luck of the source model, 2 points, and nothing else.
+    random, gains, flattered = np.random.default_rng(0), [], []
+    for _ in range(300):
+        luck = {("none", 0): random.normal(0, 0.02, 3)}
+        luck.update({("top", removed): random.normal(0, 0.02, 3) for removed in (1, 2, 3, 4)})
+        curves = {key: list(0.7 + values) for key, values in luck.items()}
+        found = row(summary_of(models_of(curves, curves)), "top", 1)
+        gains.append(found["gain"])
+        best = found["best_removed"]
+        chosen = curves["none", 0] if best == 0 else curves["top", best]
+        flattered.append(np.mean(chosen) - np.mean(curves["none", 0]))
+    assert np.mean(flattered) > 0.01
+    assert abs(np.mean(gains)) < 3 * np.std(gains) / np.sqrt(len(gains)) < 0.003
+
+
 def test_the_area_of_straight_lines_is_that_of_the_triangle():
     # All start at 0.8; per unit, top loses 0.05 and random 0.02; the replicate shifts whole curves.
     counts, shifts = [1, 4, 10], np.array([0.0, 0.01, 0.05])
