@@ -6,12 +6,12 @@ from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual.removals import retrained_model
+from transfer_influence.counterfactual.removals import mask_digest, retrained_model
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
@@ -20,10 +20,10 @@ def main() -> None:
         stage = parse(RemovalStage, arguments.settings)
         data = read_sidecar(arguments.data / "dataset.json")
         names = unit_names(arguments.data, stage.unit)
-        ranking = file_digest(arguments.ranking) if arguments.ranking else "none"
-        inputs = {"data": data.digest, "ranking": ranking}
+        model = retrained_model(stage, arguments.ranking, names)
+        inputs = {"data": data.digest, "mask": mask_digest(model.mask)}
         train_sources(
-            models=[retrained_model(stage, arguments.ranking, names)],
+            models=[model],
             unit=stage.unit,
             data=arguments.data,
             architecture=stage.architecture,

@@ -1,11 +1,13 @@
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import recipe_values
+from tests.conftest import CHECKOUT, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import RemovalStage
@@ -163,6 +165,40 @@ def test_a_list_that_leaves_too_few_is_refused(tmp_path):
     path.write_text("\n".join(NAMES[:9]))
     with pytest.raises(UserError, match="removing 9 of 10 units leaves fewer than 2"):
         retrained_model(stage("most", 9), path, NAMES)
+
+
+def retrain(data: Path, folder: Path, ranking: list[int], errors: float) -> Path:
+    """Run the program that loses the first two ranked classes; return the table it writes.
+
+    As Snakemake does, it deletes what an earlier run has put in place.
+    """
+    ranked = {"unit": pa.array(ranking, pa.int32()), "standard_error": [errors] * len(ranking)}
+    write_table(pa.table(ranked), folder / "ranking.parquet", "{}")
+    weights, table = folder / "top-2-0.safetensors", folder / "top-2-0.parquet"
+    for output in (weights, table):
+        output.unlink(missing_ok=True)
+    program = runpy.run_path(str(CHECKOUT / "scripts" / "counterfactual_source.py"))
+    settings = stage("top", 2).model_dump_json()
+    arguments = ["--settings", settings, "--ranking", folder / "ranking.parquet", "--data", data]
+    arguments += ["--weights", weights, "--table", table, "--gpus", "0"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["counterfactual_source.py", *map(str, arguments)])
+        program["main"]()
+    return table
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_model_is_trained_again_only_where_it_loses_other_classes(planted, tmp_path):
+    first = retrain(planted, tmp_path, [3, 1, 0, 2, 4, 5], errors=0.1)
+    written = first.read_bytes()  # holds the seconds that training took
+    inode = first.stat().st_ino
+    for ranking, errors in (([3, 1, 0, 2, 4, 5], 0.2), ([1, 3, 5, 4, 2, 0], 0.1)):
+        same = retrain(planted, tmp_path, ranking, errors)
+        assert same.stat().st_ino == inode
+        assert same.read_bytes() == written
+    other = retrain(planted, tmp_path, [0, 1, 3, 2, 4, 5], errors=0.1)
+    mask = unpack(pq.read_table(other)["mask"].to_pylist(), 6)[0]
+    assert mask.tolist() == [False, False, True, True, True, True]
 
 
 def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) -> tuple[Path, Path]:

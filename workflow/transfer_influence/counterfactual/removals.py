@@ -1,5 +1,6 @@
 """Which units a retrained model loses."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transfer_influence.config.stages import RemovalStage
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import read_table
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
-from transfer_influence.subsets import LEAST_KEPT, SourceModel, read_units
+from transfer_influence.subsets import LEAST_KEPT, SourceModel, pack, read_units
 
 
 def retrained_model(stage: RemovalStage, ranking: Path | None, names: Sequence[str]) -> SourceModel:
@@ -74,3 +75,12 @@ def kept_mask(removed: np.ndarray, units: int) -> np.ndarray:
     mask = np.ones(units, dtype=bool)
     mask[removed] = False
     return mask
+
+
+def mask_digest(mask: np.ndarray) -> str:
+    """Digest the bool mask (units,) of a retrained model.
+
+    It stands for the ranking or list in the model's origin: one with other standard errors, or
+    another order among the units that all go, trains the same model, which is there already.
+    """
+    return hashlib.sha256(pack(mask)).hexdigest()[:16]
