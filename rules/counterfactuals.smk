@@ -96,9 +96,11 @@ rule summarize_counterfactual:
         mem_mb=2000,
         runtime=30,
     params:
+        failed=f"--failed-models {study.failed_models}",
         code=code("summarize_counterfactual.py"),
     message:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " --output {output.table:q} --summary {output.summary:q} --code {params.code} 2>> {log:q}"
+        " {params.failed} --output {output.table:q} --summary {output.summary:q}"
+        " --code {params.code} 2>> {log:q}"

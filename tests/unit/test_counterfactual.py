@@ -233,7 +233,7 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     ]
     output = tmp_path / "summary.parquet"
     made = '{"code": "abc"}'
-    summarize_counterfactual([t for t, _ in tables], [s for _, s in tables], output, made)
+    summarize_counterfactual([t for t, _ in tables], [s for _, s in tables], "stop", output, made)
     rows = pq.read_table(output)
     assert read_provenance(output) == {"code": "abc"}
     assert rows.column_names == [
@@ -256,5 +256,5 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
 def test_transfers_of_other_retrained_models_are_refused(tmp_path):
     transfers, sources = write_removal(tmp_path, "top", 3, models=(0, 2))
     with pytest.raises(UserError, match=r"t-top-3.parquet: its models are not those of .*s-top-3"):
-        summarize_counterfactual([transfers], [sources], tmp_path / "summary.parquet", "{}")
+        summarize_counterfactual([transfers], [sources], "stop", tmp_path / "summary.parquet", "{}")
     assert not (tmp_path / "summary.parquet").exists()

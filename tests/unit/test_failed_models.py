@@ -375,8 +375,16 @@ def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, s
     spoilt.names = {"source model 1", "source model 2 on planted, fixed"}
     shard = train_shard(planted, tmp_path, "exclude", settings={"order": "top", "count": 2})
     table = transfer_shard(planted, shard, tmp_path, "exclude")
-    summarize_counterfactual([table], [shard[1]], tmp_path / "summary.parquet", "{}")
-    rows = pq.read_table(tmp_path / "summary.parquet")
+    output = tmp_path / "summary.parquet"
+    with pytest.raises(UserError) as mistake:  # as after a switch from "exclude"
+        summarize_counterfactual([table], [shard[1]], "stop", output, "{}")
+    assert str(mistake.value) == (
+        f"{table}: the training of replicate(s) 1, 2 with 2 units removed (top) failed; change the "
+        f"recipe, or go on without them by failed_models: exclude."
+    )
+    assert not output.exists()
+    summarize_counterfactual([table], [shard[1]], "exclude", output, "{}")
+    rows = pq.read_table(output)
     assert rows["replicate"].to_pylist() == [0, 3]
     assert rows["order"].to_pylist() == ["top", "top"]
     kept = columns(table).take([0, 3])
@@ -399,7 +407,7 @@ def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path, remov
     shard = train_shard(planted, tmp_path, "exclude", [0, 1], recipe, removal)
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     with pytest.raises(UserError) as mistake:
-        summarize_counterfactual([table], [shard[1]], tmp_path / "summary.parquet", "{}")
+        summarize_counterfactual([table], [shard[1]], "exclude", tmp_path / "summary.parquet", "{}")
     assert str(mistake.value) == (
         f"{table}: the training of all replicates failed; change the recipe{remedy}"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from transfer_influence.config.study import BASELINE
+from transfer_influence.config.study import BASELINE, FailedModels
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import read_provenance, write_table
@@ -16,7 +16,11 @@ VALIDATION = {"validation_accuracy": pa.float64(), "validation_images": pa.int32
 
 
 def summarize_counterfactual(
-    transfers: list[Path], sources: list[Path], output: Path, provenance: str
+    transfers: list[Path],
+    sources: list[Path],
+    failed_models: FailedModels,
+    output: Path,
+    provenance: str,
 ) -> None:
     """Write one row a retrained model, but for those that failed.
 
@@ -28,32 +32,41 @@ def summarize_counterfactual(
     Args:
         transfers: tables of transferred models, one for each removal.
         sources: tables of the retrained source models, in the same order.
+        failed_models: whether a model that failed stops the study.
         output: Parquet file to write.
         provenance: of the output.
 
     Raises:
-        UserError: the models of a transfer are not those of its sources, or all replicates of a
-            point failed.
+        UserError: the models of a transfer are not those of its sources; a model failed and
+            `failed_models` is "stop"; all replicates of a point failed.
     """
     tables = []
     left: set[tuple[str, int]] = set()  # points with a model
-    failed: dict[tuple[str, int], Path] = {}  # points with a failed replicate, and its table
+    failed: dict[tuple[str, int], tuple[Path, list[int]]] = {}  # with a table, and who failed there
     for path, source_path in zip(transfers, sources, strict=True):
         removal = read_provenance(source_path)["settings"]
         point = (removal["order"] or BASELINE, removal["count"])
         rows, source, lost = read_outcomes(path, source_path)
         if lost:
-            failed[point] = path
+            failed[point] = path, lost
             log.warning("%s: without replicates %s, whose training failed", path, lost)
         if len(rows):
             tables.append(point_rows(point, rows, source))
             left.add(point)
-    for point, path in failed.items():
+    for point, (path, lost) in failed.items():
         if point not in left:
             # The baseline cannot be left out.
             spared = f", or leave {point[1]} out of counterfactuals.counts" if point[1] else ""
             raise UserError(
                 f"{path}: the training of all replicates failed; change the recipe{spared}."
+            )
+        if failed_models == "stop":
+            order, count = point
+            numbers = ", ".join(map(str, lost))
+            raise UserError(
+                f"{path}: the training of replicate(s) {numbers} with {count} units removed "
+                f"({order}) failed; change the recipe, or go on without them by "
+                f"failed_models: exclude."
             )
     write_table(pa.concat_tables(tables), output, provenance)
 
