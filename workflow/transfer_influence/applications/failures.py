@@ -1,7 +1,7 @@
 """Debugging failures: which source classes make models get a target example wrong.
 
-A culprit is a source class with a negative influence on the example. Whether it is one indeed is
-asked of the models that were retrained without it, compared with those that lost as many others.
+A culprit is a source class with a negative influence on the example. The models that were retrained
+without it, compared with those that lost as many others, give a hint whether it is one indeed.
 """
 
 from collections.abc import Iterator
@@ -85,8 +85,9 @@ def write_failures(
     - `removed_models`, `removed_correct`: lost this culprit and all those before it;
     - `control_models`, `control_correct`: lost as many units as one of these, but kept this one;
     - `whole_models`, `whole_correct`: lost nothing.
-    `corrected`: whether most of the first are right and not most of the others, so that it is this
-    culprit and not any removal that does it; null where there are fewer than 3 of a kind.
+    `corrected`: whether most of the first are right and not most of the others; null where there
+    are fewer than 3 of a kind. It is a hint that this culprit, and not any removal, does it: among
+    few models chance alone does, in some 7 % of rows with the removals of the demo.
 
     Args:
         summary: outcomes of all models.
