@@ -94,7 +94,7 @@ rule find_subpopulations:
             labels={
                 "target": "{target}",
                 "mode": "{mode}",
-                "content": "images each class helps most",
+                "content": f"images each {unit} helps most",
             },
         ),
         carriers_csv=report(
@@ -104,7 +104,7 @@ rule find_subpopulations:
             labels={
                 "target": "{target}",
                 "mode": "{mode}",
-                "content": "classes that carry each target class",
+                "content": f"{units} that carry each target class",
             },
         ),
     log:

@@ -27,7 +27,8 @@ def summarize_counterfactual(
     Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
     `accuracy` on the target's test split, `validation_accuracy` on its validation split and
     `validation_images`, the size of that (null if there is none), `class_accuracy` and `auroc` on
-    the test split, `source_accuracy` on the classes that were left, and `mask`.
+    the test split, `source_accuracy` before the transfer, on the source's test split (of the
+    classes that were left, where classes are removed), and `mask`.
 
     Args:
         transfers: tables of transferred models, one for each removal.
