@@ -47,14 +47,14 @@ rule compare_targets:
             f"{results}/report/opposed.svg",
             caption="captions/opposed.rst",
             category="Applications",
-            labels={"content": "classes, all targets", "kind": "figure"},
+            labels={"content": f"{units}, all targets", "kind": "figure"},
         ),
         png=f"{results}/report/opposed.png",
         csv=report(
             f"{results}/report/opposed.csv",
             caption="captions/opposed_table.rst",
             category="Applications",
-            labels={"content": "classes, all targets", "kind": "table"},
+            labels={"content": f"{units}, all targets", "kind": "table"},
         ),
     log:
         f"{results}/logs/compare_targets.log",
