@@ -201,13 +201,12 @@ def test_class_names_are_text_and_not_formulas(tmp_path):
     table = pq.read_table(write_ranking(tmp_path, 2))
     column = table.schema.get_field_index("name")
     path = tmp_path / "named.parquet"
-    pq.write_table(table.set_column(column, "name", [["$x^$", "a" * 100]]), path)
+    pq.write_table(table.set_column(column, "name", [["$x^$", "a" * 50 + "b" * 50]]), path)
     figure = influence_bars(path, "raw_margin", "digits, fixed")
     save(figure, tmp_path / "figure.png")  # "$x^$" as a formula would be an error
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
-    assert names[1].startswith("aaa")
-    assert names[1].endswith("…")
+    assert names[1] == "a" * 17 + "…" + "b" * 18
 
 
 def test_influences_without_intervals_are_drawn_without(tmp_path):

@@ -59,8 +59,14 @@ def save(figure: Figure, *paths: Path) -> None:
 
 
 def short(name: str, longest: int) -> str:
-    """Return a name cut to so many characters, with an ellipsis where it was longer."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
+    """Return a name cut to so many characters, an ellipsis in its middle where it was longer.
+
+    Long names, such as those of files, often begin alike and end differently.
+    """
+    if len(name) <= longest:
+        return name
+    tail = longest // 2
+    return name[: longest - tail - 1] + "…" + name[-tail:]
 
 
 def set_title(figure: Figure, title: str) -> None:
