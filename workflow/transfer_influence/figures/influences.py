@@ -40,7 +40,7 @@ def influence_table(ranking: Path) -> pd.DataFrame:
 
 @styled
 def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "class") -> Figure:
-    """Draw the influence of each source unit with its 95 % interval, most helpful on top.
+    """Draw the influence of each source unit, its 95 % interval if known, most helpful on top.
 
     Of more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
     """
@@ -78,7 +78,8 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}, with 95 % interval")
+    interval = ", with 95 % interval" if len(known) else ""
+    axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}{interval}")
     figure.legend(loc="outside lower center", ncols=2)
     set_title(figure, f"{target}: which source {PLURAL[unit]} help, and which hurt")
     return figure
