@@ -160,6 +160,7 @@ def test_influence_intervals_are_those_of_the_table(tmp_path):
     ends = segments(intervals)[:, :, 0]
     assert ends[:, 0] == pytest.approx(table["low"])
     assert ends[:, 1] == pytest.approx(table["high"])
+    assert figure.axes[0].get_xlabel().endswith("(logits), with 95 % interval")
 
 
 def test_helpful_and_harmful_differ_in_colour(tmp_path):
@@ -218,6 +219,7 @@ def test_influences_without_intervals_are_drawn_without(tmp_path):
     pq.write_table(rows, path)
     figure = influence_bars(path, "raw_margin", "digits, fixed")
     assert len(bars(figure)) == 20
+    assert figure.axes[0].get_xlabel().endswith("(logits)")
     save(figure, tmp_path / "figure.svg")
 
 
@@ -269,17 +271,27 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
     figure = reliability_curves(tables, names, "digits, fixed")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
-        "difference in means: about 288 models",
-        "ridge: about 40 models",
+        "difference in means: some 290 models",
+        "ridge: some 40 models",
         "lasso: unknown",
     ]
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    known = lines["difference in means: about 288 models"]
+    known = lines["difference in means: some 290 models"]
     assert known.get_xdata().tolist() == [32, 64]
     assert known.get_ydata() == pytest.approx([0.6 / 1.3, 1 / 1.5])
     dashed = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([64, 288])
     assert dashed[0].get_ydata()[[0, -1]] == pytest.approx([1 / 1.5, 0.9])
+
+
+def test_a_reliability_of_0_can_be_seen(tmp_path):
+    path = write_reliability(tmp_path, "ridge", {32: 0.0, 16: 0.0}, np.inf)
+    figure = reliability_curves([path], ["ridge"], "digits, fixed")
+    axes = figure.axes[0]
+    assert axes.get_lines()[1].get_ydata().tolist() == [0, 0]
+    bottom, top = axes.get_ylim()
+    assert -0.1 < bottom < -0.01  # the axis stays where reliability is, yet shows whole markers
+    assert 1.01 < top < 1.1
 
 
 def test_the_table_of_reliability_is_of_the_whole_target(tmp_path):

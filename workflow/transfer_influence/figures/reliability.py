@@ -53,7 +53,7 @@ def reliability_curves(
         rows = table[table["estimator"] == estimator].set_index("statistic")
         known = rows.loc[rows.index == "reliability"].dropna(subset="value").sort_values("models")
         needed = rows["value"].get("models_needed", np.nan)
-        enough = f"about {needed:,.0f} models" if np.isfinite(needed) else "unknown"
+        enough = f"some {_rounded(needed):,} models" if np.isfinite(needed) else "unknown"
         axes.plot(
             known["models"],
             known["value"],
@@ -70,7 +70,7 @@ def reliability_curves(
             axes.plot(models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda models, _: f"{models:,.0f}")
-    axes.set_ylim(min(0.0, *axes.get_ylim()), 1.02)
+    axes.set_ylim(-0.02, 1.02)  # markers at 0 and 1 are whole
     axes.grid(axis="y")
     axes.set_xlabel("number of source models")
     axes.set_ylabel("reliability of the influences")
@@ -81,3 +81,8 @@ def reliability_curves(
     )
     set_title(figure, f"{target}: how many models are enough")
     return figure
+
+
+def _rounded(models: float) -> int:
+    """Round to two significant digits: what is predicted is not known to the model."""
+    return int(float(f"{models:.2g}"))
