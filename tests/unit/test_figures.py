@@ -349,7 +349,7 @@ def test_counterfactual_intervals_are_those_of_student(tmp_path):
     path = write_counterfactuals(tmp_path, 5)
     found = curves(counterfactual_curves(path, summary_of(path), "digits, fixed").axes[0])
     for order, (label, *_) in ORDERS.items():
-        ends = segments(found[label])[1:, :, 1]  # the first point is the baseline
+        ends = segments(found[label])[:, :, 1]
         for (low, high), removed in zip(ends, (2, 4, 8), strict=True):
             values = 100 * accuracies(path, order, removed)
             half = t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
@@ -415,6 +415,58 @@ def test_lists_are_curves_by_their_names(tmp_path):
     assert found["dogs"].lines[0].get_ydata()[1:] == pytest.approx(means)
     colours = [curve.lines[0].get_color() for curve in found.values()]
     assert len(set(colours)) == len(colours)
+
+
+def with_lists(folder: Path, lists: list[str]) -> Figure:
+    """Curves of the usual orders, and of lists that are equal to the random order."""
+    table = pq.read_table(write_counterfactuals(folder, 3)).to_pandas()
+    equal = table[table["order"] == "random"]
+    table = pd.concat([table, *(equal.assign(order=name) for name in lists)])
+    path = folder / "lists.parquet"
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
+    return counterfactual_curves(path, summary_of(path), "digits, fixed")
+
+
+def test_many_lists_look_different(tmp_path):
+    lists = [f"list {number}" for number in range(12)]
+    found = curves(with_lists(tmp_path, lists).axes[0])
+    lines = [curve.lines[0] for curve in found.values()]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(ORDERS) + 13
+
+
+def test_error_bars_of_equal_curves_stand_apart(tmp_path):
+    figure = with_lists(tmp_path, [f"list {number}" for number in range(5)])
+    figure.draw_without_rendering()
+    found = curves(figure.axes[0])
+    ends = []
+    for label in ["most helpful first", "random", *(f"list {number}" for number in range(5))]:
+        line, bars = found[label].lines[0], found[label].lines[2][0]
+        place = bars.get_transform().transform(segments(found[label])[-1])
+        marker = line.get_transform().transform(line.get_xydata()[-1])
+        assert marker[0] == pytest.approx(place[0, 0])  # a bar goes through its marker
+        ends.append(place[0, 0])
+    pixels = np.diff(sorted(ends))
+    assert min(pixels) > 2
+    assert sum(pixels) < 50
+
+
+def test_all_that_is_drawn_lies_within_the_axes(tmp_path):
+    axes = with_lists(tmp_path, ["cats"]).axes[0]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for curve in curves(axes).values():
+        for ends in segments(curve):
+            assert left < ends[0, 0] < right
+            assert bottom < ends[0, 1] <= ends[1, 1] < top
+
+
+@pytest.mark.parametrize(("length", "columns"), [(4, 4), (28, 3), (30, 3)])
+def test_a_legend_of_long_names_fits_into_the_figure(tmp_path, length, columns):
+    figure = with_lists(tmp_path, [f"{number}".ljust(length, "n") for number in range(5)])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert legend._ncols == columns
 
 
 def test_every_single_model_is_a_dot(tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import offset_copy
+from matplotlib.transforms import Transform, offset_copy
 
 from transfer_influence.config.study import BASELINE, PLURAL, Unit
 from transfer_influence.figures.style import (
@@ -29,8 +29,10 @@ ORDERS = {
     "bottom": ("most harmful first", VERMILION, "s"),
     "random": ("random", BLACK, "^"),
 }
-# Colour and marker of lists, in turn.
-LIST_STYLES = [("#009E73", "v"), ("#CC79A7", "P"), ("#E69F00", "X"), ("#56B4E9", "*")]
+# Of lists, each in turn: so many of either that 20 lists differ.
+LIST_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+LIST_MARKERS = ["v", "P", "X", "*", "d"]
+APART, SPREAD = 4.0, 24.0  # points between neighbouring curves, and at most between the outer ones
 
 
 def counterfactual_table(summary: Path) -> pd.DataFrame:
@@ -57,17 +59,25 @@ def counterfactual_curves(
     figure = Figure(figsize=(WIDTH, 4.4))
     axes = figure.subplots()
     baseline = table[table["order"] == BASELINE]
-    for order, (label, colour, marker) in _order_styles(table).items():
-        points = table[table["order"] == order]
-        if len(points):
-            points = pd.concat([baseline, points])
-            _curve(axes, points, colour, marker, label)
-            _dots(axes, models[models["order"] == order], colour)
-            _ring(axes, points, colour)
+    styles = {
+        order: look for order, look in _order_styles(table).items() if order in set(table["order"])
+    }
+    shifts = _shifts(len(styles))
+    right_of_all = _shifted(axes, max(shifts, default=0.0) + 6.0)
+    for (order, (label, colour, marker)), shift in zip(styles.items(), shifts, strict=True):
+        points = pd.concat([baseline, table[table["order"] == order]])
+        place = _shifted(axes, shift)
+        _curve(axes, points, colour, marker, label, place)
+        _dots(axes, models[models["order"] == order], colour, right_of_all)
+        _ring(axes, points, colour, place)
     level = 100 * baseline["accuracy"].item()
     axes.axhline(level, color=GREY, linewidth=1.0, linestyle=":", label="nothing removed")
-    _curve(axes, baseline, GREY, "D", label="")
-    _dots(axes, models[models["order"] == BASELINE], GREY)
+    _curve(axes, baseline, GREY, "D", "", axes.transData)
+    _dots(axes, models[models["order"] == BASELINE], GREY, right_of_all)
+    # Axes do not make room by themselves for what is drawn shifted.
+    for rows, value in [(models, "accuracy"), (table, "low"), (table, "high")]:
+        axes.update_datalim((rows[["removed", value]] * [1, 100]).dropna())
+    axes.autoscale_view()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
@@ -76,11 +86,7 @@ def counterfactual_curves(
     chosen = table[table["best_removed"].notna()]  # on the same images everywhere
     images = chosen["validation_images"].max()
     ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
-    figure.legend(
-        loc="outside lower center",
-        ncols=4,
-        title=f"Order of removal ({drawn}; faint dots: single retrained models{ring})",
-    )
+    _legend(figure, f"Order of removal ({drawn};\nfaint dots: single retrained models{ring})")
     set_title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
     return figure
 
@@ -88,11 +94,38 @@ def counterfactual_curves(
 def _order_styles(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
     """Return label, colour and marker of each order, lists by their names after the known ones."""
     lists = [order for order in table["order"].unique() if order not in (BASELINE, *ORDERS)]
-    styles = zip(lists, itertools.cycle(LIST_STYLES))
-    return ORDERS | {name: (short(name, 30), *look) for name, look in styles}
+    styles = zip(lists, itertools.cycle(LIST_COLOURS), itertools.cycle(LIST_MARKERS))
+    return ORDERS | {name: (short(name, 30), colour, marker) for name, colour, marker in styles}
 
 
-def _curve(axes: Axes, points: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+def _shifts(curves: int) -> list[float]:
+    """Return how far each curve is drawn to the right of its numbers, in points.
+
+    Error bars at one number would else hide each other.
+    """
+    apart = min(APART, SPREAD / max(1, curves - 1))
+    return [apart * (place - (curves - 1) / 2) for place in range(curves)]
+
+
+def _shifted(axes: Axes, points: float) -> Transform:
+    return offset_copy(axes.transData, axes.get_figure(root=True), x=points, units="points")
+
+
+def _legend(figure: Figure, title: str) -> None:
+    """Put a legend below a figure, in up to 4 columns: as many as its width has room for."""
+    for columns in (4, 3, 2, 1):
+        legend = figure.legend(loc="outside lower center", ncols=columns, title=title)
+        legend.get_title().set_multialignment("center")
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+
+
+def _curve(
+    axes: Axes, points: pd.DataFrame, colour: str, marker: str, label: str, place: Transform
+) -> None:
+    """Draw a curve; of one that starts at the baseline, which has its own marker, that is bare."""
+    own = min(1, len(points) - 1)
     half = 100 * (points["high"] - points["accuracy"])
     axes.errorbar(
         points["removed"],
@@ -104,11 +137,14 @@ def _curve(axes: Axes, points: pd.DataFrame, colour: str, marker: str, label: st
         linewidth=1.6,
         elinewidth=1.0,
         capsize=3,
+        errorevery=(own, 1),
+        markevery=slice(own, None),
         label=label,
+        transform=place,
     )
 
 
-def _ring(axes: Axes, points: pd.DataFrame, colour: str) -> None:
+def _ring(axes: Axes, points: pd.DataFrame, colour: str, place: Transform) -> None:
     """Draw a ring around the point of a curve that is best by validation accuracy, if one is."""
     best = points[points["removed"] == points["best_removed"].iloc[-1]]
     axes.plot(
@@ -120,11 +156,12 @@ def _ring(axes: Axes, points: pd.DataFrame, colour: str) -> None:
         markerfacecolor="none",
         markeredgecolor=colour,
         markeredgewidth=1.4,
+        transform=place,
     )
 
 
-def _dots(axes: Axes, models: pd.DataFrame, colour: str) -> None:
-    """Draw single models, a little to the right of their mean so that both can be seen."""
+def _dots(axes: Axes, models: pd.DataFrame, colour: str, place: Transform) -> None:
+    """Draw single models."""
     axes.plot(
         models["removed"],
         100 * models["accuracy"],
@@ -134,5 +171,5 @@ def _dots(axes: Axes, models: pd.DataFrame, colour: str) -> None:
         markeredgewidth=0,
         color=colour,
         alpha=0.4,
-        transform=offset_copy(axes.transData, axes.get_figure(root=True), x=6, units="points"),
+        transform=place,
     )
