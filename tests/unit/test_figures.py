@@ -428,10 +428,10 @@ def with_lists(folder: Path, lists: list[str]) -> Figure:
 
 
 def test_many_lists_look_different(tmp_path):
-    lists = [f"list {number}" for number in range(12)]
+    lists = [f"list {number}" for number in range(20)]
     found = curves(with_lists(tmp_path, lists).axes[0])
     lines = [curve.lines[0] for curve in found.values()]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(ORDERS) + 13
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(ORDERS) + 21
 
 
 def test_error_bars_of_equal_curves_stand_apart(tmp_path):
