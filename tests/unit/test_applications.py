@@ -174,9 +174,40 @@ def test_the_heat_map_shows_numbers_and_rings_what_is_significant(tmp_path, know
     np.testing.assert_allclose(scaled.std(axis=0), 1)
     assert np.sign(scaled[0]).tolist() == np.sign(table.loc[0, columns].astype(float)).tolist()
     assert figure.get_suptitle().endswith(
-        "1 class beyond doubt" if known else "0 classes beyond doubt"
+        "apart: 1 class beyond doubt" if known else "apart: significance unknown"
     )
+    assert len(figure.legends) == known  # the ring is explained only where there may be one
     save(figure, tmp_path / "figure.png")
+
+
+def test_the_heat_map_counts_what_is_known(tmp_path):
+    compared(tmp_path)
+    table = pq.read_table(tmp_path / "opposed.parquet")
+    field = table.column_names.index("opposed")
+    for opposed, title in [
+        ([True, True, None, None, None], "at least 2 classes beyond doubt"),
+        ([False] * 5, "0 classes beyond doubt"),
+        ([False, None, None, None, None], "significance unknown"),
+    ]:
+        path = tmp_path / "some.parquet"
+        pq.write_table(table.set_column(field, "opposed", pa.array(opposed)), path)
+        figure = opposed_classes(path, "raw_margin")
+        assert figure.get_suptitle().endswith(f"apart: {title}")
+
+
+def test_colours_are_in_standard_deviations_of_all_units_and_not_of_those_shown(tmp_path):
+    rng = np.random.default_rng(0)
+    birds, cars = rng.normal(size=(2, 100)).tolist()
+    rankings = [
+        write_ranking(tmp_path / f"{number}.parquet", values, None)
+        for number, values in enumerate([birds, cars])
+    ]
+    compare_targets(rankings, TRANSFERS[1:], tmp_path / "opposed.parquet", PROVENANCE)
+    axes = opposed_classes(tmp_path / "opposed.parquet", "raw_margin").axes[0]
+    scaled = axes.images[0].get_array()
+    for (row, place), text in zip(np.ndindex(scaled.shape), axes.texts, strict=True):
+        values = [birds, cars][place]
+        assert scaled[row, place] * np.std(values) == pytest.approx(float(text.get_text()), rel=0.1)
 
 
 # Blocks

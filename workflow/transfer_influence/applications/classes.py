@@ -2,10 +2,11 @@
 
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transfer_influence.config.study import Mode
 from transfer_influence.errors import UserError
@@ -48,47 +49,55 @@ def compare_targets(
     Raises:
         UserError: the rankings are of different source classes.
     """
-    tables = [read_table(ranking, RANKED).sort_by("unit") for ranking in rankings]
-    for ranking, table in zip(rankings, tables, strict=True):
-        if not table.select(["unit", "name"]).equals(tables[0].select(["unit", "name"])):
+    first = read_table(rankings[0], ["unit", "name"]).sort_by("unit")
+    columns: dict[str, Any] = {name: first[name] for name in first.column_names}
+    influences, marks = [], []
+    for ranking, (target, mode) in zip(rankings, transfers, strict=True):
+        table = read_table(ranking, ["unit", "name", "influence", "significant"]).sort_by("unit")
+        if not table.select(["unit", "name"]).equals(first):
             raise UserError(
                 f"{ranking}: ranks other source classes than {rankings[0]}; estimate the "
                 f"influences again."
             )
-    found = pd.DataFrame({name: tables[0][name].to_pandas() for name in ("unit", "name")})
-    for (target, mode), table in zip(transfers, tables, strict=True):
-        known = pd.array(table["significant"].to_pylist(), dtype="boolean")
-        found[f"{target}_{mode}"] = table["influence"].to_numpy()
-        found[f"{target}_{mode}_significant"] = known
-    found["opposed"] = _opposed(found, transfers)
-    found["opposition"] = _opposition(found, transfers)
-    found = found.assign(first=found["opposed"].fillna(False))
-    found = found.sort_values(["first", "opposition", "unit"], ascending=[False, False, True])
-    found = found.drop(columns="first")
-    write_table(pa.Table.from_pandas(found, preserve_index=False), path, provenance)
+        influences.append(table["influence"].to_numpy())
+        marks.append(table["significant"].combine_chunks())
+        columns[f"{target}_{mode}"] = pa.array(influences[-1], from_pandas=True)
+        columns[f"{target}_{mode}_significant"] = marks[-1]
+    targets = [target for target, _ in transfers]
+    opposed, opposition = _opposed(targets, influences, marks), _opposition(targets, influences)
+    columns["opposed"] = opposed
+    columns["opposition"] = pa.array(opposition, from_pandas=True)
+    doubtful = ~opposed.fill_null(False).to_numpy(zero_copy_only=False)
+    # Of equals the first unit is first; NaN are last.
+    order = pa.array(np.lexsort((-opposition, doubtful)))
+    write_table(pa.table(columns).take(order), path, provenance)
 
 
-def _opposed(found: pd.DataFrame, transfers: list[tuple[str, Mode]]) -> pd.Series:
-    """Return whether a class helps one target and hurts another; unknown if it may."""
-    nothing = pd.Series(False, found.index, "boolean")
-    helps = {target: nothing for target, _ in transfers}
+def _opposed(
+    targets: list[str], influences: list[np.ndarray], marks: list[pa.BooleanArray]
+) -> pa.BooleanArray:
+    """Return whether a class helps one target and hurts another; null if it may."""
+    nothing = pa.array(np.zeros(len(influences[0]), dtype=bool))
+    helps = dict.fromkeys(targets, nothing)
     hurts = dict(helps)
-    for target, mode in transfers:
-        influence, known = found[f"{target}_{mode}"], found[f"{target}_{mode}_significant"]
-        helps[target] = helps[target] | (known & (influence > 0))
-        hurts[target] = hurts[target] | (known & (influence < 0))
+    for target, influence, known in zip(targets, influences, marks, strict=True):
+        for side, those in [(helps, influence > 0), (hurts, influence < 0)]:
+            side[target] = pc.or_kleene(side[target], pc.and_kleene(known, pa.array(those)))
     opposed = nothing
     for one, other in permutations(helps, 2):
-        opposed = opposed | (helps[one] & hurts[other])
+        opposed = pc.or_kleene(opposed, pc.and_kleene(helps[one], hurts[other]))
     return opposed
 
 
-def _opposition(found: pd.DataFrame, transfers: list[tuple[str, Mode]]) -> pd.Series:
-    gains: dict[str, list[np.ndarray]] = {}
-    for target, mode in transfers:
-        influence = found[f"{target}_{mode}"].to_numpy()
-        gains.setdefault(target, []).append(influence / (influence.std() or 1.0))
-    most = {target: np.max(values, axis=0) for target, values in gains.items()}
-    least = {target: np.min(values, axis=0) for target, values in gains.items()}
-    pairs = [np.minimum(most[one], -least[other]) for one, other in permutations(gains, 2)]
-    return pd.Series(np.max(pairs, axis=0) if pairs else np.nan, found.index)
+def _opposition(targets: list[str], influences: list[np.ndarray]) -> np.ndarray:
+    """Return the opposition of each class, NaN where there is one target only."""
+    most: dict[str, np.ndarray] = {}
+    least: dict[str, np.ndarray] = {}
+    for target, influence in zip(targets, influences, strict=True):
+        scaled = influence / (influence.std() or 1.0)
+        most[target] = np.maximum(most.get(target, scaled), scaled)
+        least[target] = np.minimum(least.get(target, scaled), scaled)
+    opposition = np.full(len(influences[0]), np.nan if len(most) < 2 else -np.inf)
+    for one, other in permutations(most, 2):
+        np.maximum(opposition, np.minimum(most[one], -least[other]), out=opposition)
+    return opposition

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from transfer_influence.figures.style import (
     short,
     styled,
 )
-from transfer_influence.figures.tables import read_rows
+from transfer_influence.figures.tables import first_rows, read_rows
 
 HELP_OR_HURT = LinearSegmentedColormap.from_list("influence", [VERMILION, "#ffffff", BLUE])
 MOST_OPPOSED = 30  # source units of a heat map
@@ -40,11 +41,13 @@ def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") ->
         outcome: what the influences are on.
         unit: what was judged.
     """
-    table = read_rows(comparison, ["unit", "name", "opposed", "opposition"], others=True)
-    marks = [name for name in map(str, table) if name.endswith(KNOWN)]
+    opposed = read_rows(comparison, ["opposed", "opposition"])["opposed"]
+    shown = first_rows(comparison)[:MOST_OPPOSED]
+    marks = [name for name in map(str, shown) if name.endswith(KNOWN)]
     columns = [name.removesuffix(KNOWN) for name in marks]
-    spread = table[columns].std(ddof=0).replace(0.0, 1.0)
-    shown = table[:MOST_OPPOSED]
+    # One column at a time: there may be a million units.
+    spreads = {name: read_rows(comparison, [name])[name].std(ddof=0) for name in columns}
+    spread = pd.Series(spreads).replace(0.0, 1.0)
     figure = Figure(figsize=(WIDTH, 1.9 + 0.2 * len(shown)))
     axes = figure.subplots()
     scaled = (shown[columns] / spread).to_numpy()
@@ -74,11 +77,19 @@ def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") ->
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, extend="both", shrink=min(1.0, 2.4 / (0.2 * len(shown))))
     bar.set_label(f"influence on the {OUTCOMES[outcome]},\nin standard deviations of its column")
-    figure.legend(loc="outside lower center")
-    found = int(table["opposed"].sum())
-    count = f"{found} {unit if found == 1 else PLURAL[unit]}"
-    left_out = f" ({len(shown)} of {len(table):,} shown)" if len(shown) < len(table) else ""
+    if shown[marks].notna().any(axis=None):
+        figure.legend(loc="outside lower center")
+    left_out = f" ({len(shown)} of {len(opposed):,} shown)" if len(shown) < len(opposed) else ""
     set_title(
-        figure, f"Source {PLURAL[unit]} that pull targets apart: {count} beyond doubt{left_out}"
+        figure, f"Source {PLURAL[unit]} that pull targets apart: {_found(opposed, unit)}{left_out}"
     )
     return figure
+
+
+def _found(opposed: pd.Series, unit: Unit) -> str:
+    """Say how many units are opposed beyond doubt, as far as that is known."""
+    found, unknown = int(opposed.sum()), opposed.isna().any()
+    if unknown and not found:
+        return "significance unknown"
+    least = "at least " if unknown else ""
+    return f"{least}{found} {unit if found == 1 else PLURAL[unit]} beyond doubt"
