@@ -195,7 +195,7 @@ def test_the_heat_map_counts_what_is_known(tmp_path):
         assert figure.get_suptitle().endswith(f"apart: {title}")
 
 
-def test_colours_are_in_standard_deviations_of_all_units_and_not_of_those_shown(tmp_path):
+def test_a_heat_map_of_some_units_is_scaled_by_all_and_fills_the_figure(tmp_path):
     rng = np.random.default_rng(0)
     birds, cars = rng.normal(size=(2, 100)).tolist()
     rankings = [
@@ -203,7 +203,10 @@ def test_colours_are_in_standard_deviations_of_all_units_and_not_of_those_shown(
         for number, values in enumerate([birds, cars])
     ]
     compare_targets(rankings, TRANSFERS[1:], tmp_path / "opposed.parquet", PROVENANCE)
-    axes = opposed_classes(tmp_path / "opposed.parquet", "raw_margin").axes[0]
+    figure = opposed_classes(tmp_path / "opposed.parquet", "raw_margin")
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    assert axes.get_position().y0 < 0.02  # without rings and legend, nothing is below the map
     scaled = axes.images[0].get_array()
     for (row, place), text in zip(np.ndindex(scaled.shape), axes.texts, strict=True):
         values = [birds, cars][place]

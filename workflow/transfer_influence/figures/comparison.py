@@ -56,7 +56,8 @@ def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") ->
     inside = len(columns) <= MOST_NUMBERED
     across = places + 0.36 if inside else places  # beside the number
     ring: dict[str, Any] = {"markersize": 4.5, "markerfacecolor": "none", "markeredgecolor": BLACK}
-    axes.plot(across, rows, "o", clip_on=False, label="significant (q-value at most 5 %)", **ring)
+    ring |= {"clip_on": False, "in_layout": False}  # no rings would take room at the bottom
+    axes.plot(across, rows, "o", label="significant (q-value at most 5 %)", **ring)
     if inside:
         for (row, place), value in np.ndenumerate(shown[columns].to_numpy()):
             # White on the ends of the scale, whose colours are dark.
