@@ -3,6 +3,7 @@
 
     python benchmarks/estimators.py models
     python benchmarks/estimators.py coverage
+    python benchmarks/estimators.py discoveries
 
 Each study has 20 source classes, subsets of half of them, and an outcome that is a sum of effects
 (standard normal), interactions of pairs of classes, and noise.
@@ -13,7 +14,9 @@ estimates. The number of models for 0.9 is interpolated.
 
 `coverage` prints the share of the 95 % intervals that hold the true influence, ± its standard error
 over studies, as the intervals of one study share its models. Bootstraps draw 400 times, those of
-`ridge` in a quarter of the studies. Then, how many studies without effects find one.
+`ridge` in a quarter of the studies.
+
+`discoveries` prints the share of studies without effects that find one, ± its standard error.
 
 docs/estimators.md has what they printed.
 """
@@ -67,12 +70,23 @@ COVERED = [
     (64, "weak", True),
     (200, "strong", True),
 ]
+# Rows of the table of discoveries: models, classes in a subset, how outcomes are distributed.
+EMPTY = [
+    (64, 10, "normal"),
+    (200, 10, "normal"),
+    (64, 10, "exponential"),
+    (64, 2, "normal"),
+    (64, 2, "exponential"),
+    (200, 2, "exponential"),
+]
 SIZE_OF_EFFECTS = {"strong": 1.0, "weak": 0.2}
 
 
-def draw_masks(models: int, pairs: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return bool (models, CLASSES): halves, uniformly or in complement pairs."""
-    masks = rng.random((models, CLASSES)).argsort(axis=1) < CLASSES // 2
+def draw_masks(
+    models: int, pairs: bool, rng: np.random.Generator, size: int = CLASSES // 2
+) -> np.ndarray:
+    """Return bool (models, CLASSES): `size` classes each, uniformly or in complement pairs."""
+    masks = rng.random((models, CLASSES)).argsort(axis=1) < size
     if pairs:
         masks[1::2] = ~masks[::2]
     return masks
@@ -144,16 +158,21 @@ def coverage(
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
 
 
-def false_discoveries(estimator: str, models: int, studies: int) -> tuple[float, float]:
+def false_discoveries(
+    estimator: str, models: int, size: int, shape: str, studies: int
+) -> tuple[float, float]:
     """Return the share of studies without effects that find one, and its standard error."""
-    found = 0
+    found = []
     for study in range(studies):
         rng = np.random.default_rng([2, study, models])
-        data = measured(draw_masks(models, False, rng), rng.normal(size=models), False)
-        known = certainty_of(estimator, "closed_form", data, study)
-        found += bool((known.q_value <= FALSE_DISCOVERIES).any())
-    share = found / studies
-    return share, float(np.sqrt(share * (1 - share) / studies))
+        masks = draw_masks(models, False, rng, size)
+        if masks.sum(axis=0).min() < 2:
+            continue  # of a study with such a class, no influences are estimated
+        outcome = rng.normal(size=models) if shape == "normal" else rng.exponential(size=models)
+        known = certainty_of(estimator, "closed_form", measured(masks, outcome, False), study)
+        found.append((known.q_value <= FALSE_DISCOVERIES).any())
+    share = float(np.mean(found))
+    return share, float(np.sqrt(share * (1 - share) / len(found)))
 
 
 def certainty_of(estimator: str, intervals: str, data: Measurements, seed: int) -> Certainty:
@@ -177,12 +196,14 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.table == "coverage":
         print_coverage(arguments.studies or 400)
+    elif arguments.table == "discoveries":
+        print_discoveries(arguments.studies or 5000)
     else:
         print_models(arguments.studies or 40)
 
 
 def print_coverage(studies: int) -> None:
-    """Print a row for each kind of study, and how often a study without effects finds one."""
+    """Print a row for each kind of study."""
     for models, size, pairs in COVERED:
         row = f"| {models}, {size}{', complement pairs' if pairs else ''} |"
         for estimator in ("difference_in_means", "ridge"):
@@ -192,10 +213,16 @@ def print_coverage(studies: int) -> None:
                 share, error = coverage(estimator, intervals, models, size, pairs, count)
                 row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
         print(row, flush=True)
-    for estimator in ("difference_in_means", "ridge"):
-        for models in (64, 200):
-            share, error = false_discoveries(estimator, models, 50 * studies)
-            print(f"no effects, {models}, {estimator}: {100 * share:.1f} ± {100 * error:.1f} %")
+
+
+def print_discoveries(studies: int) -> None:
+    """Print a row for each kind of study without effects."""
+    for models, size, shape in EMPTY:
+        row = f"| {models}, subsets of {size}, {shape} |"
+        for estimator in ("difference_in_means", "ridge"):
+            share, error = false_discoveries(estimator, models, size, shape, studies)
+            row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
+        print(row, flush=True)
 
 
 def print_models(studies: int) -> None:
@@ -215,9 +242,13 @@ def print_models(studies: int) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("table", choices=["models", "coverage"], help="what to print")
     parser.add_argument(
-        "--studies", type=int, help="simulated studies a point (default: 40; for coverage 400)"
+        "table", choices=["models", "coverage", "discoveries"], help="what to print"
+    )
+    parser.add_argument(
+        "--studies",
+        type=int,
+        help="simulated studies a point (default: 40; for coverage 400, for discoveries 5,000)",
     )
     return parser
 

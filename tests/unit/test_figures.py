@@ -522,7 +522,7 @@ def test_accuracy_table(tmp_path):
         "min": accuracy.min(),
         "max": accuracy.max(),
     }
-    assert list(found.index) == ["source models, own classes", "a, fixed"]
+    assert list(found.index) == ["source models", "a, fixed"]
 
 
 def test_names_must_match_summaries(tmp_path):
@@ -706,7 +706,7 @@ def test_plot_accuracies_writes_figure_and_csv(tmp_path):
     done = run("plot_accuracies.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     csv = pd.read_csv(tmp_path / "report" / "figure.csv")
-    assert csv["of"].tolist() == ["source models, own classes", "a, fixed", "a, full"]
+    assert csv["of"].tolist() == ["source models", "a, fixed", "a, full"]
     means = [pq.read_table(path)["accuracy"].to_numpy().mean() for path in summaries]
     assert csv["mean"].tolist()[1:] == pytest.approx(means, rel=1e-4)
 

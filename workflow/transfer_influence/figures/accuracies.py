@@ -64,7 +64,7 @@ def _accuracies(summaries: Sequence[Path], names: Sequence[str]) -> list[tuple[s
         )
     tables = [read_rows(path, ["accuracy", "source_accuracy"]) for path in summaries]
     # The same source models are behind all summaries.
-    found = [("source models, own classes", tables[0]["source_accuracy"].to_numpy())]
+    found = [("source models", tables[0]["source_accuracy"].to_numpy())]
     for name, table in zip(names, tables, strict=True):
         found.append((name, table["accuracy"].to_numpy()))
     return found
