@@ -208,7 +208,7 @@ def test_classes_in_few_subsets_or_most_are_not_significant_without_effects(shar
             made = DifferenceInMeans(data, ROOM)
             p_values = made.p_values(joined(made.fit(Outcomes.of(data.whole))))
             assert p_values[3] == pytest.approx(expected)
-    # As above; by Welch's test, it was 17.5 % of studies with a share of 0.1.
+    # As above; by Welch's test, it would be 8.3 % of these studies, and 35 % with 0.95.
     assert 0 < found <= binom.ppf(0.999, 1000, 0.05)
 
 
