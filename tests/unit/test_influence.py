@@ -385,6 +385,24 @@ def test_masks_of_another_number_of_classes_are_refused(summary, classes):
         read(summary, classes=classes)
 
 
+def test_masks_of_more_classes_in_as_many_bytes_are_refused(tmp_path):
+    masks, outcomes, _ = planted(40, 12)
+    path = write_summary(tmp_path / "wide.parquet", masks, outcomes)
+    with pytest.raises(UserError, match=r"wide\.parquet: masks have more classes than the 11 of"):
+        read(path, classes=11)
+
+
+def test_a_model_without_a_mask_is_refused(tmp_path):
+    masks, outcomes, _ = planted(40, 8)
+    path = write_summary(tmp_path / "null.parquet", masks, outcomes)
+    rows = pq.read_table(path)
+    place = rows.schema.get_field_index("mask")
+    without = pa.array([None, *rows["mask"].to_pylist()[1:]], pa.binary(1))
+    pq.write_table(rows.set_column(place, "mask", without), path)
+    with pytest.raises(UserError, match=r"null\.parquet: masks of 0 bits, but"):
+        read(path, classes=8)
+
+
 def test_a_class_that_no_mask_has_is_refused(summary):
     with pytest.raises(UserError, match="'class 9' is in the subsets of 0 of 150 models"):
         read(summary, classes=10)

@@ -277,13 +277,19 @@ def _chunks(
 
 
 def _packed(column: pa.ChunkedArray, classes: int, path: Path) -> np.ndarray:
-    masks = column.to_pylist()
+    masks = [mask or b"" for mask in column.to_pylist()]
     if {len(mask) for mask in masks} != {-(-classes // 8)}:
         raise UserError(
             f"{path}: masks of {8 * len(masks[0])} bits, but the source data set has {classes} "
             f"classes; summarize again."
         )
-    return np.frombuffer(b"".join(masks), np.uint8).reshape(len(masks), -1)
+    packed = np.frombuffer(b"".join(masks), np.uint8).reshape(len(masks), -1)
+    if classes % 8 and (packed[:, -1] >> classes % 8).any():
+        raise UserError(
+            f"{path}: masks have more classes than the {classes} of the source data set; "
+            f"summarize again."
+        )
+    return packed
 
 
 def _values(rows: pa.Table, outcome: Outcome, path: Path) -> np.ndarray:
