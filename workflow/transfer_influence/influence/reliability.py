@@ -63,9 +63,9 @@ def write_reliability(
 
     Influences that are all the same, as those of a `lasso` that leaves out all classes, count as a
     correlation of 0 with any others, and so do the outcomes that they predict. A reliability is 0
-    where parts do not agree. Values are null
-    where they are not defined: there are too few models for them, all held-out models have the same
-    outcome, or the reliability that `models_needed` starts from is not above 0.
+    where parts do not agree. Values are null where they are not defined: there are too few models
+    for them, all held-out models have the same outcome, or the reliability that `models_needed`
+    starts from is not above 0.
 
     Raises:
         UserError: see `make_estimator`; or scores of single examples do not fit into memory.
@@ -178,9 +178,10 @@ def _scores(
     Returns:
         The scores (columns,), and those of the models that are left (parts, columns).
     """
-    every, *without = (
-        np.where(np.ptp(side, axis=0) > 0, rank_correlations(predicted[kept], side), np.nan)
-        for kept in [slice(None), *left]
-        for side in [measured[kept]]
-    )
-    return every, np.array(without)
+
+    def scores(kept: np.ndarray | slice) -> np.ndarray:
+        outcomes = measured[kept]
+        found = rank_correlations(predicted[kept], outcomes)
+        return np.where(np.ptp(outcomes, axis=0) > 0, found, np.nan)
+
+    return scores(slice(None)), np.array([scores(kept) for kept in left])
