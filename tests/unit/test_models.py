@@ -12,6 +12,7 @@ from transfer_influence.models.building import (
     load_backbone,
     place,
 )
+from transfer_influence.models.small_resnet import SmallResNet, SubsampledConvolution
 from transfer_influence.vision import torchvision
 
 SMALL = Architecture(width=4)
@@ -159,3 +160,22 @@ def test_place_puts_convolutions_in_channels_last_memory():
     weight = model.stages[0].convolution1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_subsampled_convolution_is_the_convolution(stride):
+    torch.manual_seed(0)
+    usual = nn.Conv2d(4, 8, 1, stride, bias=False)
+    ours = SubsampledConvolution(4, 8, 1, stride, bias=False)
+    ours.load_state_dict(usual.state_dict())
+    images = torch.randn(2, 4, 7, 8)
+    torch.testing.assert_close(ours(images), usual(images))
+
+
+def test_narrow_networks_train_without_the_convolution_that_spoils_memory():
+    strided = [
+        module
+        for module in SmallResNet(classes=3, width=4).modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    ]
+    assert [type(module) for module in strided] == [SubsampledConvolution, nn.Conv2d]
