@@ -42,13 +42,13 @@ rule compare_targets:
             for target, mode in study.transfers
         ],
     output:
-        table=f"{results}/applications/classes.parquet",
         svg=report(
             f"{results}/report/opposed.svg",
             caption="captions/opposed.rst",
             category="Applications",
             labels={"content": f"{units}, all targets", "kind": "figure"},
         ),
+        table=f"{results}/applications/classes.parquet",
         png=f"{results}/report/opposed.png",
         csv=report(
             f"{results}/report/opposed.csv",
@@ -68,15 +68,17 @@ rule compare_targets:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
-        targets=" ".join(quote(target) for target, _ in study.transfers),
-        modes=" ".join(mode for _, mode in study.transfers),
-        shown=f"--outcome {study.influence.outcome} --unit {study.source.subset.unit}",
+        settings=ComparisonStage(
+            transfers=study.transfers,
+            outcome=study.influence.outcome,
+            unit=study.source.subset.unit,
+        ).model_dump_json(),
         code=code("compare_targets.py"),
     message:
         "Compare the influences on all targets"
     shell:
-        "compare_targets.py --rankings {input.rankings:q} --targets {params.targets}"
-        " --modes {params.modes} {params.shown} --output {output.table:q} --svg {output.svg:q}"
+        "compare_targets.py --settings {params.settings:q} --rankings {input.rankings:q}"
+        " --output {output.table:q} --svg {output.svg:q}"
         " --png {output.png:q} --csv {output.csv:q} --code {params.code} 2>> {log:q}"
 
 
@@ -86,8 +88,8 @@ rule find_subpopulations:
         sidecar=data_of("dataset.json"),
         examples=data_of("test.examples.parquet"),
     output:
-        helped=f"{results}/applications/{{target}}/{{mode}}/helped.parquet",
         carriers=f"{results}/applications/{{target}}/{{mode}}/carriers.parquet",
+        helped=f"{results}/applications/{{target}}/{{mode}}/helped.parquet",
         helped_csv=report(
             f"{results}/report/{{target}}/{{mode}}/helped.csv",
             caption="captions/helped_table.rst",

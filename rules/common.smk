@@ -3,6 +3,7 @@
 import atexit
 import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -15,23 +16,34 @@ from snakemake.exceptions import WorkflowError
 checkout = Path(workflow.basedir)
 sys.path.insert(0, str(checkout / "workflow"))
 
-from transfer_influence.config.dataset import check_places, describe_dataset, find_with_parts
+from transfer_influence.config.dataset import check_places, conversion_settings, find_with_parts
 from transfer_influence.config.lists import list_entries
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.stages import (
+    AccuraciesStage,
+    ComparisonStage,
+    CurvesFigureStage,
+    CurvesStage,
+    InfluencesFigureStage,
+    ReliabilityFigureStage,
+    SummaryStage,
     import_stage,
     influence_stage,
     removal_stage,
     retrained_transfer_stage,
+    rulegraph_stage,
     source_stage,
     transfer_stage,
 )
 from transfer_influence.config.study import PLURAL, check_study, check_units, shard_models
+from transfer_influence.datasets.originals import state_of_originals
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.errors import UserError
+from transfer_influence.operation import records
+from transfer_influence.operation.acceptance import file_of_accepted_code
 from transfer_influence.operation.presence import at_work
 from transfer_influence.operation.slurm import name_prefix
-from transfer_influence.provenance import code_digest
+from transfer_influence.code import code_digest
 from transfer_influence.subsets import listed_mask, masks_stamp, open_masks, read_units
 
 # Jobs find the scripts, the package and the Python of this Snakemake, wherever they run.
@@ -54,9 +66,23 @@ dataset_folders = [
 
 
 @functools.cache
-def description_of(dataset):
-    """Return the settings of a data set as JSON; cached, as it lists the files of folders."""
-    return describe_dataset(dataset, dataset_folders, Path(".snakemake", "listings"))
+def described(dataset):
+    """Return what decides a converted data set, as JSON; cached, as it looks at the originals."""
+    return conversion_settings(dataset, dataset_folders, Path(".snakemake", "listings"))
+
+
+@functools.cache
+def conversion_of(dataset):
+    """Return the same with what has changed since the conversion, if there was one."""
+    settings = json.loads(described(dataset))
+    if workflow.is_main_process:  # jobs may run where the originals cannot be seen
+        state, warning = state_of_originals(
+            study.data_folder(dataset), dataset, dataset_folders, settings
+        )
+        if warning:
+            logger.warning(warning)
+        settings["originals"] = state
+    return json.dumps(settings)
 
 
 def checked_study():
@@ -67,7 +93,7 @@ def checked_study():
         study = check_study(config, str(study_files[-1]))
         check_images(study)
         for name in study.datasets:
-            description_of(name)
+            described(name)
         check_source(study)
         if workflow.is_main_process and study.source.architecture.name != "small_resnet":
             from transfer_influence.models.building import check_architecture  # slow to import
@@ -143,6 +169,8 @@ def bank_stamp(shard):
 
 
 study = checked_study()
+if workflow.is_main_process:
+    records.install()
 results = str(study.folder)
 removals = study.all_removals
 unit = study.source.subset.unit
@@ -152,6 +180,7 @@ config["unit_and_units"] = [unit, units]  # for the captions, which see the conf
 
 # How training jobs run. It changes no result, so it is no parameter, which would make results stale.
 os.environ.update(
+    TRANSFER_INFLUENCE_ACCEPTED_CODE=str(file_of_accepted_code(study.folder)),
     TRANSFER_INFLUENCE_FAILED_MODELS=study.failed_models,
     TRANSFER_INFLUENCE_SCRATCH=study.scratch or "",
     TRANSFER_INFLUENCE_TENSORBOARD=f"{results}/tensorboard" if study.tensorboard else "",
@@ -193,9 +222,9 @@ def code(script):
 
 
 def files_of(wildcards):
-    """Return the arrays, tables and lists behind a data set, so that new ones are noticed."""
+    """Return the arrays, tables and lists behind a data set; `settings` says if they changed."""
     found = find_with_parts(wildcards.dataset, dataset_folders)
-    return [str(file) for settings, _ in found.values() for file in settings.files]
+    return [ancient(str(file)) for settings, _ in found.values() for file in settings.files]
 
 
 def data_of(name):

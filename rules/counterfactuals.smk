@@ -8,8 +8,8 @@ rule counterfactual_source:
         sidecar=f"{results}/data/{study.source.dataset}/dataset.json",
         ranking=ranking_of,
     output:
-        weights=f"{results}/counterfactuals/sources/{{removal}}.safetensors",
         table=f"{results}/counterfactuals/sources/{{removal}}.parquet",
+        weights=f"{results}/counterfactuals/sources/{{removal}}.safetensors",
     log:
         f"{results}/logs/counterfactual_source/{{removal}}.log",
     benchmark:
@@ -83,8 +83,8 @@ rule summarize_counterfactual:
         ),
         sources=removals_of(f"{results}/counterfactuals/sources/{{removal}}.parquet"),
     output:
-        table=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
         summary=f"{results}/counterfactuals/{{target}}/{{mode}}.summary.parquet",
+        table=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
     log:
         f"{results}/logs/summarize_counterfactual/{{target}}/{{mode}}.log",
     benchmark:
@@ -96,11 +96,11 @@ rule summarize_counterfactual:
         mem_mb=2000,
         runtime=30,
     params:
-        failed=f"--failed-models {study.failed_models}",
+        settings=CurvesStage(failed_models=study.failed_models).model_dump_json(),
         code=code("summarize_counterfactual.py"),
     message:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " {params.failed} --output {output.table:q} --summary {output.summary:q}"
+        " --settings {params.settings:q} --output {output.table:q} --summary {output.summary:q}"
         " --code {params.code} 2>> {log:q}"

@@ -5,13 +5,14 @@ rule convert_dataset:
     input:
         files=files_of,
     output:
+        sidecar=f"{results}/data/{{dataset}}/dataset.json",
         train=f"{results}/data/{{dataset}}/train.beton",
         test=f"{results}/data/{{dataset}}/test.beton",
         train_labels=f"{results}/data/{{dataset}}/train.labels.npy",
         test_labels=f"{results}/data/{{dataset}}/test.labels.npy",
         train_examples=f"{results}/data/{{dataset}}/train.examples.parquet",
         test_examples=f"{results}/data/{{dataset}}/test.examples.parquet",
-        sidecar=f"{results}/data/{{dataset}}/dataset.json",
+        originals=f"{results}/data/{{dataset}}/originals.parquet",
     log:
         f"{results}/logs/convert_dataset/{{dataset}}.log",
     benchmark:
@@ -31,10 +32,10 @@ rule convert_dataset:
         ),
     params:
         output=lambda wildcards, output: str(Path(output.sidecar).parent),
-        settings=lambda wildcards: description_of(wildcards.dataset),
+        settings=lambda wildcards: conversion_of(wildcards.dataset),
         code=code("convert_dataset.py"),
     message:
         "Convert the images of {wildcards.dataset}"
     shell:
         "convert_dataset.py --dataset {wildcards.dataset} --datasets-folder {resources.folders}"
-        " {resources.needs} --output {params.output:q} --workers {threads} 2>> {log:q}"
+        " {resources.needs} --output {params.output:q} --workers {threads} --code {params.code} 2>> {log:q}"

@@ -29,7 +29,8 @@ rule plot_dataset:
     message:
         "Draw some images of {wildcards.dataset}"
     shell:
-        "plot_dataset.py --data {params.data:q} --svg {output.svg:q} --png {output.png:q} 2>> {log:q}"
+        "plot_dataset.py --data {params.data:q} --svg {output.svg:q} --png {output.png:q}"
+        " --code {params.code} 2>> {log:q}"
 
 
 rule plot_accuracies:
@@ -62,13 +63,14 @@ rule plot_accuracies:
         mem_mb=4000,
         runtime=30,
     params:
-        names=[f"{target}, {mode}" for target, mode in study.transfers],
+        settings=AccuraciesStage(transfers=study.transfers).model_dump_json(),
         code=code("plot_accuracies.py"),
     message:
         "Draw the accuracies of all models"
     shell:
-        "plot_accuracies.py --summaries {input.summaries:q} --names {params.names:q}"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
+        "plot_accuracies.py --settings {params.settings:q} --summaries {input.summaries:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} --code {params.code}"
+        " 2>> {log:q}"
 
 
 rule plot_influences:
@@ -99,14 +101,18 @@ rule plot_influences:
         mem_mb=2000,
         runtime=30,
     params:
-        shown=f"--outcome {study.influence.outcome} --unit {study.source.subset.unit}",
+        settings=lambda wildcards: InfluencesFigureStage(
+            title=f"{wildcards.target}, {wildcards.mode}",
+            outcome=study.influence.outcome,
+            unit=study.source.subset.unit,
+        ).model_dump_json(),
         code=code("plot_influences.py"),
     message:
         "Draw the influences on {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_influences.py --ranking {input.ranking:q} {params.shown}"
-        " --title '{wildcards.target}, {wildcards.mode}'"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
+        "plot_influences.py --settings {params.settings:q} --ranking {input.ranking:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} --code {params.code}"
+        " 2>> {log:q}"
 
 
 rule plot_reliability:
@@ -140,14 +146,17 @@ rule plot_reliability:
         mem_mb=2000,
         runtime=30,
     params:
-        shown=f"--estimators {' '.join(study.influence.estimators)}",
+        settings=lambda wildcards: ReliabilityFigureStage(
+            title=f"{wildcards.target}, {wildcards.mode}",
+            estimators=study.influence.estimators,
+        ).model_dump_json(),
         code=code("plot_reliability.py"),
     message:
         "Draw the reliability on {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_reliability.py --tables {input.tables:q} {params.shown}"
-        " --title '{wildcards.target}, {wildcards.mode}'"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
+        "plot_reliability.py --settings {params.settings:q} --tables {input.tables:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} --code {params.code}"
+        " 2>> {log:q}"
 
 
 rule plot_counterfactuals:
@@ -179,15 +188,17 @@ rule plot_counterfactuals:
         mem_mb=2000,
         runtime=30,
     params:
-        shown=f"--unit {study.source.subset.unit}",
+        settings=lambda wildcards: CurvesFigureStage(
+            title=f"{wildcards.target}, {wildcards.mode}", unit=study.source.subset.unit
+        ).model_dump_json(),
         code=code("plot_counterfactuals.py"),
     message:
         "Draw the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
-        "plot_counterfactuals.py --counterfactuals {input.counterfactuals:q}"
-        " --summary {input.summary:q} {params.shown}"
-        " --title '{wildcards.target}, {wildcards.mode}'"
-        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} 2>> {log:q}"
+        "plot_counterfactuals.py --settings {params.settings:q}"
+        " --counterfactuals {input.counterfactuals:q} --summary {input.summary:q}"
+        " --svg {output.svg:q} --png {output.png:q} --csv {output.csv:q} --code {params.code}"
+        " 2>> {log:q}"
 
 
 rule draw_rulegraph:
@@ -213,17 +224,14 @@ rule draw_rulegraph:
     resources:
         mem_mb=2000,
         runtime=30,
-        # Resources, as paths should not make the picture stale.
-        snakefile=workflow.main_snakefile,
+        # A resource, as the path should not make the picture stale.
         study=" ".join(quote(str(path)) for path in workflow.configfiles),
     params:
-        # The rules that a study needs depend on these alone.
-        rules=f"counterfactuals:{study.counterfactuals is not None}"
-        f" influences:{study.estimates} checkpoints:{study.source.checkpoints is not None}"
-        f" comparison:{study.compares_targets} unit:{unit}",
+        settings=rulegraph_stage(study).model_dump_json(),
+        code=code("draw_rulegraph.py"),
     message:
         "Draw the rule graph"
     shell:
-        "( snakemake --snakefile {resources.snakefile:q} --configfile {resources.study}"
-        " --rulegraph dot > {output.dot:q} && dot -Tsvg {output.dot:q} > {output.svg:q}"
-        " && dot -Tpng -Gdpi=96 {output.dot:q} > {output.png:q} ) 2>> {log:q}"
+        "draw_rulegraph.py --settings {params.settings:q} --snakefile {input.snakefile:q}"
+        " --rules {input.rules:q} --study {resources.study} --svg {output.svg:q}"
+        " --png {output.png:q} --dot {output.dot:q} --code {params.code} 2>> {log:q}"

@@ -7,8 +7,8 @@ if study.source.checkpoints:
             test=f"{results}/data/{study.source.dataset}/test.beton",
             sidecar=f"{results}/data/{study.source.dataset}/dataset.json",
         output:
-            weights=f"{results}/sources/{{shard}}.safetensors",
             table=f"{results}/sources/{{shard}}.parquet",
+            weights=f"{results}/sources/{{shard}}.safetensors",
         log:
             f"{results}/logs/import_sources/{{shard}}.log",
         benchmark:
@@ -23,17 +23,18 @@ if study.source.checkpoints:
             runtime=720,
         params:
             data=lambda wildcards, input: str(Path(input.sidecar).parent),
-            settings=import_stage(study).model_dump_json(),
             # Only the last shard changes when there are more.
-            models=lambda wildcards: bank_models(wildcards.shard)[-1] + 1,
-            bank=lambda wildcards: bank_stamp(wildcards.shard),
+            settings=lambda wildcards: import_stage(
+                study,
+                models=bank_models(wildcards.shard)[-1] + 1,
+                bank=bank_stamp(wildcards.shard),
+            ).model_dump_json(),
             code=code("import_sources.py"),
         message:
             "Read source models {wildcards.shard} from checkpoints"
         shell:
             "keep_log.sh {log:q} &&"
             " import_sources.py --settings {params.settings:q} --shard {wildcards.shard}"
-            " --models {params.models}"
             " --data {params.data:q} --weights {output.weights:q} --table {output.table:q}"
             " --code {params.code} --workers {threads} --gpus {resources.gpu}"
             " --processes {resources.processes} 2>> {log:q}"
@@ -48,8 +49,8 @@ else:
             # What all models see, where a file lists that.
             listed=[study.source.subset.listed] if study.source.subset.listed else [],
         output:
-            weights=f"{results}/sources/{{shard}}.safetensors",
             table=f"{results}/sources/{{shard}}.parquet",
+            weights=f"{results}/sources/{{shard}}.safetensors",
         log:
             f"{results}/logs/train_sources/{{shard}}.log",
         benchmark:

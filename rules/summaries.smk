@@ -21,10 +21,12 @@ rule summarize:
         mem_mb=4000,
         runtime=120,
     params:
-        models=f"--models {study.models} --failed-models {study.failed_models}",
+        settings=SummaryStage(
+            models=study.models, failed_models=study.failed_models
+        ).model_dump_json(),
         code=code("summarize.py"),
     message:
         "Put together the outcomes on {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " {params.models} --output {output.table:q} --code {params.code} 2>> {log:q}"
+        " --settings {params.settings:q} --output {output.table:q} --code {params.code} 2>> {log:q}"

@@ -5,7 +5,6 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.operation.calibration import CalibratedStage, calibrate
 from transfer_influence.progress import command_line
@@ -16,12 +15,12 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("calibrate"):
         stage = parse(CalibratedStage, arguments.settings).root
-        inputs = {"data": read_sidecar(arguments.data / "dataset.json").digest}
+        inputs = {"sidecar": arguments.data / "dataset.json"}
         calibrate(
             stage=stage,
             data=arguments.data,
             output=arguments.output,
-            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            origin=Origin.of(stage.model_dump(mode="json"), inputs, arguments.code),
             options=JobOptions.of(arguments),
         )
 

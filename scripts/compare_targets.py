@@ -3,12 +3,12 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from transfer_influence.applications.classes import compare_targets
-from transfer_influence.config.study import Mode, Unit
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import ComparisonStage
 from transfer_influence.figures.comparison import opposed_classes
-from transfer_influence.figures.style import OUTCOMES, save
+from transfer_influence.figures.style import save
 from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -17,12 +17,14 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("compare_targets"):
-        transfers = list(zip(arguments.targets, arguments.modes, strict=True))
-        origin = Origin({"transfers": transfers}, {}, arguments.code)
-        compare_targets(arguments.rankings, transfers, arguments.output, origin.provenance())
-        figure = opposed_classes(arguments.output, arguments.outcome, arguments.unit)
-        save(figure, arguments.svg, arguments.png)
+        stage = parse(ComparisonStage, arguments.settings)
+        inputs = {"rankings": arguments.rankings}
+        provenance = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code).provenance()
+        compare_targets(arguments.rankings, stage.transfers, arguments.output, provenance)
         save_table(first_rows(arguments.output), arguments.csv)
+        figure = opposed_classes(arguments.output, stage.outcome, stage.unit)
+        others = [arguments.output, arguments.csv]
+        save(figure, arguments.svg, arguments.png, provenance, others)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,12 +32,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rankings", required=True, type=Path, nargs="+", help="tables of ranked classes"
     )
-    parser.add_argument("--targets", required=True, nargs="+", help="target of each ranking")
     parser.add_argument(
-        "--modes", required=True, nargs="+", choices=get_args(Mode), help="mode of each ranking"
+        "--settings",
+        required=True,
+        help='JSON: "transfers", [target, mode] of each ranking; "outcome" explained; "unit"',
     )
-    parser.add_argument("--outcome", required=True, choices=OUTCOMES, help="what was explained")
-    parser.add_argument("--unit", required=True, choices=get_args(Unit), help="what was judged")
     parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--svg", required=True, type=Path, help="SVG file to write")
     parser.add_argument("--png", required=True, type=Path, help="PNG file to write")

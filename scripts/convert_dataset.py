@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="threads that read images (default: %(default)s)"
     )
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
     arguments = parser.parse_args()
     with command_line("convert_dataset"):
         convert(
@@ -53,6 +54,7 @@ def main() -> None:
             arguments.unit,
             arguments.least,
             arguments.workers,
+            arguments.code,
         )
 
 

@@ -18,10 +18,16 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("counterfactual_source"):
         stage = parse(RemovalStage, arguments.settings)
-        data = read_sidecar(arguments.data / "dataset.json")
+        settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
+        data = read_sidecar(sidecar).digest
         names = unit_names(arguments.data, stage.unit)
         model = retrained_model(stage, arguments.ranking, names)
-        inputs = {"data": data.digest, "mask": mask_digest(model.mask)}
+        given = {"data": data, "mask": mask_digest(model.mask)}
+        common = stage.common("counterfactual_source", data, arguments.code)
+        work = Origin(settings, given, arguments.code, common)
+        inputs = {"sidecar": sidecar}
+        if arguments.ranking:
+            inputs["ranking"] = arguments.ranking
         train_sources(
             models=[model],
             unit=stage.unit,
@@ -30,7 +36,7 @@ def main() -> None:
             recipe=stage.recipe,
             weights=arguments.weights,
             table=arguments.table,
-            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            origin=Origin.of(settings, inputs, arguments.code, work),
             options=JobOptions.of(arguments),
         )
 

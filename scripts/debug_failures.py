@@ -14,16 +14,25 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("debug_failures"):
-        target = read_sidecar(arguments.data / "dataset.json")
+        sidecar = arguments.data / "dataset.json"
+        examples = arguments.data / "test.examples.parquet"
+        inputs = {
+            "summary": arguments.summary,
+            "influences": arguments.influences,
+            "sidecar": sidecar,
+            "examples": examples,
+            "transfers": arguments.transfers,
+            "sources": arguments.sources,
+        }
         write_failures(
             summary=arguments.summary,
             influences=arguments.influences,
-            examples=arguments.data / "test.examples.parquet",
-            classes=target.classes,
+            examples=examples,
+            classes=read_sidecar(sidecar).classes,
             transfers=arguments.transfers,
             sources=arguments.sources,
             path=arguments.output,
-            provenance=Origin({}, {"data": target.digest}, arguments.code).provenance(),
+            provenance=Origin.of({}, inputs, arguments.code).provenance(),
         )
         save_table(first_rows(arguments.output), arguments.csv)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import InfluenceStage
-from transfer_influence.datasets.sidecar import read_labels, read_sidecar, unit_names
+from transfer_influence.datasets.sidecar import read_labels, unit_names
 from transfer_influence.influence.estimation import estimate
 from transfer_influence.influence.measurements import read_measurements
 from transfer_influence.progress import command_line
@@ -17,13 +17,17 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("estimate_influence"):
         stage = parse(InfluenceStage, arguments.settings)
-        source = read_sidecar(arguments.source)
         names = unit_names(arguments.source.parent, stage.unit)
         labels = read_labels(arguments.labels)
         data = read_measurements(
             arguments.summary, stage.outcome, names, labels, arguments.memory_gb
         )
-        origin = Origin(stage.model_dump(mode="json"), {"source": source.digest}, arguments.code)
+        inputs = {
+            "summary": arguments.summary,
+            "source": arguments.source,
+            "labels": arguments.labels,
+        }
+        origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         estimate(data, stage, names, arguments.memory_gb, arguments.output, origin.provenance())
 
 

@@ -5,7 +5,6 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.applications.pairs import write_pairs
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -15,15 +14,18 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("find_pairs"):
         inputs = {
-            name: read_sidecar(folder / "dataset.json").digest
-            for name, folder in [("source", arguments.source), ("target", arguments.target)]
+            "influences": arguments.influences,
+            "source": arguments.source / "dataset.json",
+            "source_examples": arguments.source / "train.examples.parquet",
+            "target": arguments.target / "dataset.json",
+            "target_examples": arguments.target / "test.examples.parquet",
         }
         write_pairs(
             influences=arguments.influences,
             source=arguments.source,
             target=arguments.target,
             path=arguments.output,
-            provenance=Origin({}, inputs, arguments.code).provenance(),
+            provenance=Origin.of({}, inputs, arguments.code).provenance(),
         )
         save_table(first_rows(arguments.output), arguments.csv)
 

@@ -8,23 +8,23 @@ from transfer_influence.applications.subpopulations import write_carriers, write
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.figures.tables import first_rows, save_table
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, with_companions
+
+EXAMPLES = "test.examples.parquet"
 
 
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("find_subpopulations"):
-        target = read_sidecar(arguments.data / "dataset.json")
-        provenance = Origin({}, {"data": target.digest}, arguments.code).provenance()
-        write_helped(
-            arguments.influences,
-            arguments.data / "test.examples.parquet",
-            target.classes,
-            arguments.helped,
-            provenance,
-        )
-        write_carriers(arguments.influences, target.classes, arguments.carriers, provenance)
+        sidecar, examples = (arguments.data / name for name in ("dataset.json", EXAMPLES))
+        inputs = {"influences": arguments.influences, "sidecar": sidecar, "examples": examples}
+        origin = Origin.of({}, inputs, arguments.code)
+        classes = read_sidecar(sidecar).classes
+        write_helped(arguments.influences, examples, classes, arguments.helped, origin.provenance())
         save_table(first_rows(arguments.helped), arguments.helped_csv)
+        companions = {path.name: path for path in (arguments.helped, arguments.helped_csv)}
+        provenance = with_companions(origin.provenance(), companions)
+        write_carriers(arguments.influences, classes, arguments.carriers, provenance)
         save_table(first_rows(arguments.carriers), arguments.carriers_csv)
 
 

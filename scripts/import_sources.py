@@ -21,23 +21,24 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("import_sources"):
         stage = parse(ImportStage, arguments.settings)
-        data = read_sidecar(arguments.data / "dataset.json")
-        numbers = [model for model in arguments.shard if model < arguments.models]
+        settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
+        data = read_sidecar(sidecar)
+        numbers = [model for model in arguments.shard if model < stage.models]
         models = imported_models(stage.masks, numbers, data.units(stage.unit))
         masks = hashlib.sha256(b"".join(pack(source.mask) for source in models)).hexdigest()[:16]
         files = [checkpoint_path(stage.checkpoints, number) for number in numbers]
-        inputs = {
-            "data": data.digest,
-            "masks": masks,
-            "checkpoints": digest_checkpoints(files),
-        }
+        given = {"data": data.digest, "masks": masks, "checkpoints": digest_checkpoints(files)}
+        # Whatever the times of the bank's files, and however many other models it has.
+        decides = stage.model_dump(mode="json", exclude={"models", "bank"})
+        common = stage.common("import_sources", data.digest, arguments.code)
+        work = Origin(decides, given, arguments.code, common)
         import_sources(
             models=models,
             stage=stage,
             data=arguments.data,
             weights=arguments.weights,
             table=arguments.table,
-            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            origin=Origin.of(settings, {"sidecar": sidecar}, arguments.code, work),
             options=JobOptions.of(arguments),
         )
 
@@ -45,13 +46,10 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--settings", required=True, help="checkpoints, masks, network, recipe; as JSON"
+        "--settings", required=True, help="checkpoints, masks, network, recipe, models; as JSON"
     )
     parser.add_argument(
         "--shard", required=True, type=shard_models, help="models to read, such as 000000-000015"
-    )
-    parser.add_argument(
-        "--models", required=True, type=int, help="how many models there are; the shard ends there"
     )
     parser.add_argument("--data", required=True, type=Path, help="folder of the source data set")
     parser.add_argument("--weights", required=True, type=Path, help="safetensors file to write")

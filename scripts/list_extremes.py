@@ -13,7 +13,7 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("list_extremes"):
-        origin = Origin({}, {}, arguments.code)
+        origin = Origin.of({}, {"ranking": arguments.ranking}, arguments.code)
         write_extremes(arguments.ranking, arguments.output, origin.provenance())
         save_table(first_rows(arguments.output), arguments.csv)
 

@@ -4,18 +4,23 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.figures.reliability import ESTIMATORS, reliability_curves, reliability_table
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import ReliabilityFigureStage
+from transfer_influence.figures.reliability import reliability_curves, reliability_table
 from transfer_influence.figures.style import save
 from transfer_influence.figures.tables import save_table
 from transfer_influence.progress import command_line
+from transfer_influence.provenance import Origin
 
 
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_reliability"):
-        tables, estimators = arguments.tables, arguments.estimators
-        save(reliability_curves(tables, estimators, arguments.title), arguments.svg, arguments.png)
-        save_table(reliability_table(tables, estimators), arguments.csv)
+        stage, tables = parse(ReliabilityFigureStage, arguments.settings), arguments.tables
+        origin = Origin.of(stage.model_dump(mode="json"), {"tables": tables}, arguments.code)
+        save_table(reliability_table(tables, stage.estimators), arguments.csv)
+        figure = reliability_curves(tables, stage.estimators, stage.title)
+        save(figure, arguments.svg, arguments.png, origin.provenance(), [arguments.csv])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,18 +29,15 @@ def parser() -> argparse.ArgumentParser:
         "--tables", required=True, type=Path, nargs="+", help="tables of reliability"
     )
     parser.add_argument(
-        "--estimators",
+        "--settings",
         required=True,
-        nargs="+",
-        choices=ESTIMATORS,
-        help="what each table is of, in the same order",
-    )
-    parser.add_argument(
-        "--title", required=True, help='what the title begins with, such as "uci_digits, fixed"'
+        help='JSON: "title", what the title begins with, such as "uci_digits, fixed"; '
+        '"estimators", one a table, in the same order',
     )
     parser.add_argument("--svg", required=True, type=Path, help="SVG file to write")
     parser.add_argument("--png", required=True, type=Path, help="PNG file to write")
     parser.add_argument("--csv", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--code", default="", help="digest of the code, for provenance")
     return parser
 
 

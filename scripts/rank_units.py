@@ -12,7 +12,7 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("rank_units"):
-        origin = Origin({}, {}, arguments.code)
+        origin = Origin.of({}, {"influences": arguments.influences}, arguments.code)
         write_ranking(arguments.influences, arguments.output, origin.provenance())
 
 

@@ -3,9 +3,9 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
-from transfer_influence.config.study import FailedModels
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import SummaryStage
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
@@ -14,14 +14,16 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("summarize"):
-        settings = {"models": arguments.models, "failed_models": arguments.failed_models}
+        stage = parse(SummaryStage, arguments.settings)
+        inputs = {"transfers": arguments.transfers, "sources": arguments.sources}
+        origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         summarize(
             transfers=arguments.transfers,
             sources=arguments.sources,
-            models=arguments.models,
-            failed_models=arguments.failed_models,
+            models=stage.models,
+            failed_models=stage.failed_models,
             output=arguments.output,
-            provenance=Origin(settings, {}, arguments.code).provenance(),
+            provenance=origin.provenance(),
         )
 
 
@@ -29,12 +31,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transfers", required=True, type=Path, nargs="+", help="one a shard")
     parser.add_argument("--sources", required=True, type=Path, nargs="+", help="in the same order")
-    parser.add_argument("--models", required=True, type=int, help="number of models to keep")
     parser.add_argument(
-        "--failed-models",
-        choices=get_args(FailedModels),
-        default="stop",
-        help="what to do about models whose training failed (default: %(default)s)",
+        "--settings",
+        required=True,
+        help='JSON: "models", how many to keep; "failed_models", "stop" or "exclude"',
     )
     parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--code", default="", help="digest of the code, for provenance")

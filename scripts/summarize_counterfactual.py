@@ -3,27 +3,30 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
-from transfer_influence.config.study import FailedModels
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import CurvesStage
 from transfer_influence.counterfactual.curves import write_summary
 from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, with_companions
 
 
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("summarize_counterfactual"):
-        settings = {"failed_models": arguments.failed_models}
-        provenance = Origin(settings, {}, arguments.code).provenance()
+        stage = parse(CurvesStage, arguments.settings)
+        inputs = {"transfers": arguments.transfers, "sources": arguments.sources}
+        origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         summarize_counterfactual(
             transfers=arguments.transfers,
             sources=arguments.sources,
-            failed_models=arguments.failed_models,
+            failed_models=stage.failed_models,
             output=arguments.output,
-            provenance=provenance,
+            provenance=origin.provenance(),
         )
+        companions = {arguments.output.name: arguments.output}
+        provenance = with_companions(origin.provenance(), companions)
         write_summary(arguments.output, arguments.summary, provenance)
 
 
@@ -32,10 +35,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--transfers", required=True, type=Path, nargs="+", help="one a removal")
     parser.add_argument("--sources", required=True, type=Path, nargs="+", help="in the same order")
     parser.add_argument(
-        "--failed-models",
-        choices=get_args(FailedModels),
-        default="stop",
-        help="what to do about models whose training failed (default: %(default)s)",
+        "--settings", required=True, help='JSON: "failed_models", "stop" or "exclude"'
     )
     parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--summary", required=True, type=Path, help="Parquet file to write, too")

@@ -20,9 +20,12 @@ def main() -> None:
     with command_line("train_sources"):
         stage = parse(SourceStage, arguments.settings)
         unit, listed = stage.subset.unit, stage.subset.listed
-        inputs = {"data": read_sidecar(arguments.data / "dataset.json").digest}
-        if listed:
-            inputs["listed"] = file_digest(listed)
+        settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
+        data = read_sidecar(sidecar).digest
+        given = {"data": data, **({"listed": file_digest(listed)} if listed else {})}
+        common = stage.common("train_sources", data, arguments.code)
+        work = Origin(settings, given, arguments.code, common)
+        inputs = {"sidecar": sidecar, **({"listed": listed} if listed else {})}
         train_sources(
             models=source_models(stage, arguments.shard, unit_names(arguments.data, unit)),
             unit=unit,
@@ -31,7 +34,7 @@ def main() -> None:
             recipe=stage.recipe,
             weights=arguments.weights,
             table=arguments.table,
-            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            origin=Origin.of(settings, inputs, arguments.code, work),
             options=JobOptions.of(arguments),
         )
 

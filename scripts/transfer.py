@@ -10,22 +10,30 @@ from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import transfer
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.provenance import Origin, identity
 
 
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("transfer"):
         stage = parse(TransferStage, arguments.settings)
-        data = read_sidecar(arguments.data / "dataset.json")
-        inputs = {"data": data.digest, "sources": file_digest(arguments.sources)}
+        settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
+        data = read_sidecar(sidecar).digest
+        given = {"data": data, "sources": identity(arguments.sources)}
+        common = stage.common("transfer", data, arguments.code)
+        work = Origin(settings, given, arguments.code, common)
+        inputs = {
+            "sidecar": sidecar,
+            "weights": arguments.weights,
+            "sources": arguments.sources,
+        }
         transfer(
             weights=arguments.weights,
             sources=arguments.sources,
             stage=stage,
             data=arguments.data,
             table=arguments.table,
-            origin=Origin(stage.model_dump(mode="json"), inputs, arguments.code),
+            origin=Origin.of(settings, inputs, arguments.code, work),
             options=JobOptions.of(arguments),
         )
 

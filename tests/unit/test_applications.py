@@ -30,8 +30,8 @@ from transfer_influence.errors import UserError
 from transfer_influence.figures.comparison import opposed_classes
 from transfer_influence.figures.style import save
 from transfer_influence.figures.tables import first_rows
-from transfer_influence.outcomes.tables import list_column, read_provenance, write_table
-from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.outcomes.tables import list_column, write_table
+from transfer_influence.provenance import Origin, identity, read_provenance
 from transfer_influence.subsets import pack
 
 PROVENANCE = Origin({"made": "by hand"}, {}, "").provenance()
@@ -177,7 +177,7 @@ def test_the_heat_map_shows_numbers_and_rings_what_is_significant(tmp_path, know
         "apart: 1 class beyond doubt" if known else "apart: significance unknown"
     )
     assert len(figure.legends) == known  # the ring is explained only where there may be one
-    save(figure, tmp_path / "figure.png")
+    save(figure, tmp_path / "figure.svg", tmp_path / "figure.png", PROVENANCE)
 
 
 def test_the_heat_map_counts_what_is_known(tmp_path):
@@ -328,7 +328,7 @@ def write_retrained(
     right = np.array(correct + [[1] * len(correct[0])] * failed, bool)
     sources, transfers = folder / f"{name}.sources.parquet", folder / f"{name}.parquet"
     write_table(pa.table({"model": models, "mask": bits}), sources, PROVENANCE)
-    origin = json.dumps({"settings": {}, "inputs": {"sources": file_digest(sources)}})
+    origin = json.dumps({"settings": {}, "inputs": {"sources": identity(sources)}})
     rows = {"model": models, "is_correct": list_column(right), "failed": lost}
     write_table(pa.table(rows), transfers, origin)
     return transfers, sources

@@ -14,8 +14,8 @@ from transfer_influence.config.stages import RemovalStage
 from transfer_influence.counterfactual.removals import kept_mask, removal_order, retrained_model
 from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
-from transfer_influence.outcomes.tables import list_column, matrix, read_provenance, write_table
-from transfer_influence.provenance import file_digest
+from transfer_influence.outcomes.tables import list_column, matrix, write_table
+from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import pack, unpack
 
@@ -190,12 +190,17 @@ def retrain(data: Path, folder: Path, ranking: list[int], errors: float) -> Path
 @pytest.mark.usefixtures("interpreted")
 def test_a_model_is_trained_again_only_where_it_loses_other_classes(planted, tmp_path):
     first = retrain(planted, tmp_path, [3, 1, 0, 2, 4, 5], errors=0.1)
-    written = first.read_bytes()  # holds the seconds that training took
-    inode = first.stat().st_ino
+    rows, made = pq.read_table(first), read_provenance(first)
+    weights = first.with_suffix(".safetensors").stat().st_ino
     for ranking, errors in (([3, 1, 0, 2, 4, 5], 0.2), ([1, 3, 5, 4, 2, 0], 0.1)):
         same = retrain(planted, tmp_path, ranking, errors)
-        assert same.stat().st_ino == inode
-        assert same.read_bytes() == written
+        assert same.with_suffix(".safetensors").stat().st_ino == weights
+        assert pq.read_table(same).equals(rows)
+        told = read_provenance(same)
+        assert told["inputs"]["ranking"] == identity(tmp_path / "ranking.parquet")
+        # Including the seconds that training took.
+        unchanged = {key: value for key, value in told.items() if key != "inputs"}
+        assert unchanged == {key: value for key, value in made.items() if key != "inputs"}
     other = retrain(planted, tmp_path, [0, 1, 3, 2, 4, 5], errors=0.1)
     mask = unpack(pq.read_table(other)["mask"].to_pylist(), 6)[0]
     assert mask.tolist() == [False, False, True, True, True, True]
@@ -222,7 +227,7 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     }
     made = json.dumps({"settings": {"order": order, "count": count}})
     write_table(pa.table(source_columns), sources, made)
-    origin = {"inputs": {"sources": file_digest(sources)}}
+    origin = {"inputs": {"sources": identity(sources)}}
     write_table(pa.table(columns), transfers, json.dumps(origin))
     return transfers, sources
 
@@ -235,7 +240,7 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     made = '{"code": "abc"}'
     summarize_counterfactual([t for t, _ in tables], [s for _, s in tables], "stop", output, made)
     rows = pq.read_table(output)
-    assert read_provenance(output) == {"code": "abc"}
+    assert read_provenance(output)["code"] == "abc"
     assert rows.column_names == [
         *("order", "removed", "replicate", "accuracy", "validation_accuracy", "validation_images"),
         *("class_accuracy", "auroc", "source_accuracy", "mask"),

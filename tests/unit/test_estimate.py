@@ -33,7 +33,7 @@ from transfer_influence.operation.estimate import (
 from transfer_influence.operation.jobs import JobGroup, job_groups
 from transfer_influence.operation.printing import plan_table, size
 from transfer_influence.outcomes.tables import write_table
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, identity
 
 CLASSES, TRAIN, TEST = 10, 1000, 500
 CALIBRATION = Calibration(
@@ -102,7 +102,8 @@ def write_calibrations(study: Study) -> None:
 def write_past_job(study: Study, shard: str, seconds: float, **changes: Any) -> Path:
     """Write what a job that trained four source models leaves."""
     settings = {**source_stage(study).model_dump(mode="json"), **changes.get("settings", {})}
-    origin = Origin(settings, {"data": changes.get("digest", "d")}, code="")
+    of_data = identity(study.data_folder(study.source.dataset) / "dataset.json")
+    origin = Origin(settings, {"sidecar": changes.get("digest", of_data)}, code="")
     table = study.results / "s/sources" / f"{shard}.parquet"
     rows = pa.table({"model": list(range(changes.get("models", 4)))})
     write_table(rows, table, origin.provenance("Past GPU"))
@@ -339,7 +340,8 @@ def test_the_settings_of_transfers_are_compared_too(study):
     group = group_of(study, "transfer", "cars", "full")
     table = study.results / "s" / group.jobs[0].output
     settings = transfer_stage(study, "cars", "full").model_dump(mode="json")
-    origin = Origin(settings, {"data": "d"}, code="")
+    of_data = identity(study.data_folder("cars") / "dataset.json")
+    origin = Origin(settings, {"sidecar": of_data}, code="")
     write_table(pa.table({"model": range(4)}), table, origin.provenance("Past GPU"))
     write_benchmark(study, "transfer/cars/full/000000-000003", 5.0)
     cost = measured_cost(study, group)

@@ -22,8 +22,8 @@ from transfer_influence.influence.measurements import Outcomes, read_measurement
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes import shards
 from transfer_influence.outcomes.summary import summarize
-from transfer_influence.outcomes.tables import matrix
-from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.outcomes.tables import matrix, write_table
+from transfer_influence.provenance import Origin, identity, read_provenance
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, unpack
 
@@ -67,7 +67,7 @@ def transfer_shard(
     )
 
     table = folder / "transfer.parquet"
-    origin = Origin({"seed": 0}, {"data": "d", "sources": file_digest(shard[1])}, "aa")
+    origin = Origin({"seed": 0}, {"data": "d", "sources": identity(shard[1])}, "aa")
     shards.transfer(*shard, stage, data, table, origin, options(failed_models))
     return table
 
@@ -325,13 +325,11 @@ def test_a_summary_of_failed_models_only_is_refused(all_failed, tmp_path):
     shifted = [tmp_path / "t.parquet", tmp_path / "s.parquet"]
     for path, other in zip((sources, transfers), shifted[::-1], strict=True):
         table = pq.read_table(path)
-        metadata = table.schema.metadata
+        made = read_provenance(path)
         if other is shifted[0]:
-            made = json.loads(metadata[b"transfer_influence"])
-            made["inputs"]["sources"] = file_digest(shifted[1])
-            metadata = {b"transfer_influence": json.dumps(made).encode()}
-        table = table.set_column(0, "model", pa.array([0, 1])).replace_schema_metadata(metadata)
-        pq.write_table(table, other)
+            made["inputs"]["sources"] = identity(shifted[1])
+        table = table.set_column(0, "model", pa.array([0, 1]))
+        write_table(table, other, json.dumps(made))
     with pytest.raises(
         UserError, match=r"of 2 model\(s\) failed \(0, 1\); change the recipe, as none"
     ):

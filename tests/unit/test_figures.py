@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ from transfer_influence.figures.influences import MOST_BARS, influence_bars, inf
 from transfer_influence.figures.reliability import reliability_curves, reliability_table
 from transfer_influence.figures.style import OUTCOMES, save
 from transfer_influence.figures.tables import MOST_ROWS, save_table
+from transfer_influence.provenance import identity, read_provenance
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -133,6 +135,11 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def write_figure(figure: Figure, svg: Path) -> None:
+    """Write a figure as a program does."""
+    save(figure, svg, svg.with_suffix(".png"), "{}")
+
+
 def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -204,7 +211,7 @@ def test_class_names_are_text_and_not_formulas(tmp_path):
     path = tmp_path / "named.parquet"
     pq.write_table(table.set_column(column, "name", [["$x^$", "a" * 50 + "b" * 50]]), path)
     figure = influence_bars(path, "raw_margin", "digits, fixed")
-    save(figure, tmp_path / "figure.png")  # "$x^$" as a formula would be an error
+    write_figure(figure, tmp_path / "figure.svg")  # "$x^$" as a formula would be an error
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
     assert names[1] == "a" * 17 + "…" + "b" * 18
@@ -220,7 +227,7 @@ def test_influences_without_intervals_are_drawn_without(tmp_path):
     figure = influence_bars(path, "raw_margin", "digits, fixed")
     assert len(bars(figure)) == 20
     assert figure.axes[0].get_xlabel().endswith("(logits)")
-    save(figure, tmp_path / "figure.svg")
+    write_figure(figure, tmp_path / "figure.svg")
 
 
 def test_influence_table_is_sorted_by_rank(tmp_path):
@@ -304,7 +311,7 @@ def test_the_table_of_reliability_is_of_the_whole_target(tmp_path):
 
 def test_plot_reliability_writes_figure_and_csv(tmp_path):
     path = write_reliability(tmp_path, "ridge", {32: 0.5, 16: 0.4}, 288.0)
-    arguments = ["--tables", path, "--estimators", "ridge", "--title", "digits, fixed"]
+    arguments = ["--tables", path, *settings(estimators=["ridge"])]
     done = run("plot_reliability.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     assert "<svg" in (tmp_path / "report" / "figure.svg").read_text()
@@ -508,7 +515,7 @@ def test_models_that_are_all_alike_can_be_drawn(tmp_path):
     path = write(
         tmp_path / "alike.parquet", {"accuracy": [0.5, 0.5], "source_accuracy": [1.0, 1.0]}
     )
-    save(accuracy_distributions([path], ["a, fixed"]), tmp_path / "figure.png")
+    write_figure(accuracy_distributions([path], ["a, fixed"]), tmp_path / "figure.svg")
 
 
 def test_accuracy_table(tmp_path):
@@ -600,7 +607,7 @@ def test_figures_open_and_equal_inputs_give_equal_bytes(tmp_path, classes):
         written = {}
         for name, figure in every_figure(tmp_path, classes).items():
             svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
-            save(figure, svg, png)
+            write_figure(figure, svg)
             with Image.open(png) as image:
                 assert image.width == 1500
                 assert image.height >= 300
@@ -615,14 +622,14 @@ def test_settings_of_the_user_change_nothing(tmp_path):
     path = write_ranking(tmp_path, 3)
     svgs = [tmp_path / "usual.svg", tmp_path / "changed.svg"]
     changes = {"lines.linewidth": 9, "svg.fonttype": "none", "savefig.facecolor": "red"}
-    for svg, settings in zip(svgs, [{}, changes], strict=True):
-        with matplotlib.rc_context(settings):
-            save(influence_bars(path, "raw_margin", "digits, fixed"), svg)
-    assert digest(svgs[0]) == digest(svgs[1])
+    for svg, changed in zip(svgs, [{}, changes], strict=True):
+        with matplotlib.rc_context(changed):
+            write_figure(influence_bars(path, "raw_margin", "digits, fixed"), svg)
+    assert identity(svgs[0]) == identity(svgs[1])
 
 
 def test_svg_carries_no_date(tmp_path):
-    save(every_figure(tmp_path, 2)["influences"], tmp_path / "figure.svg")
+    write_figure(every_figure(tmp_path, 2)["influences"], tmp_path / "figure.svg")
     text = (tmp_path / "figure.svg").read_text()
     assert text.startswith("<?xml")
     assert "<dc:date>" not in text
@@ -652,27 +659,28 @@ def test_a_table_without_rows_is_refused(tmp_path):
 # Programs
 
 
+ACCURACIES = '{"transfers": [["a", "fixed"], ["a", "full"]]}'
+
+
+def settings(**values: Any) -> list[str]:
+    return ["--settings", json.dumps({"title": "digits, fixed", **values})]
+
+
 def outputs(folder: Path, *suffixes: str) -> list[Any]:
     return [part for s in suffixes for part in (f"--{s}", folder / "report" / f"figure.{s}")]
 
 
 def test_plot_influences_writes_figure_and_csv(tmp_path):
     path = write_ranking(tmp_path, 20)
-    arguments = [
-        "--ranking",
-        path,
-        "--outcome",
-        "raw_margin",
-        "--title",
-        "digits, fixed",
-        "--unit",
-        "class",
-    ]
+    arguments = ["--ranking", path, *settings(outcome="raw_margin", unit="class")]
     done = run("plot_influences.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
-    # The same bytes from another process.
-    save(influence_bars(path, "raw_margin", "digits, fixed"), tmp_path / "here.svg")
-    assert digest(tmp_path / "report" / "figure.svg") == digest(tmp_path / "here.svg")
+    # The same bytes from another process, but for what made them.
+    write_figure(influence_bars(path, "raw_margin", "digits, fixed"), tmp_path / "here.svg")
+    assert identity(tmp_path / "report" / "figure.svg") == identity(tmp_path / "here.svg")
+    told = read_provenance(tmp_path / "report" / "figure.svg")
+    assert told["inputs"] == {"ranking": identity(path)}
+    assert set(told["companions"]) == {"figure.png", "figure.csv"}
     table = pq.read_table(path).to_pandas()
     csv = pd.read_csv(tmp_path / "report" / "figure.csv")
     assert list(csv.columns) == [
@@ -686,7 +694,7 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
 def test_plot_counterfactuals_writes_figure_and_csv(tmp_path):
     path = write_counterfactuals(tmp_path, 4)
     arguments = ["--counterfactuals", path, "--summary", summary_of(path)]
-    arguments += ["--title", "digits, fixed", "--unit", "class"]
+    arguments += settings(unit="class")
     done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     csv = pd.read_csv(tmp_path / "report" / "figure.csv", keep_default_na=False)
@@ -702,7 +710,7 @@ def test_plot_counterfactuals_writes_figure_and_csv(tmp_path):
 
 def test_plot_accuracies_writes_figure_and_csv(tmp_path):
     summaries = write_summaries(tmp_path, 2)
-    arguments = ["--summaries", *summaries, "--names", "a, fixed", "a, full"]
+    arguments = ["--summaries", *summaries, "--settings", ACCURACIES]
     done = run("plot_accuracies.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     csv = pd.read_csv(tmp_path / "report" / "figure.csv")
@@ -726,10 +734,7 @@ def test_a_missing_table_is_one_sentence_on_the_screen(tmp_path):
         tmp_path / "none.parquet",
         "--summary",
         tmp_path / "none.parquet",
-        "--title",
-        "digits, fixed",
-        "--unit",
-        "class",
+        *settings(unit="class"),
     ]
     done = run("plot_counterfactuals.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 1

@@ -15,7 +15,8 @@ from tests.conftest import CHECKOUT
 from tests.unit.measured import names, planted
 
 from transfer_influence.datasets.sidecar import FORMAT
-from transfer_influence.outcomes.tables import list_column, read_provenance
+from transfer_influence.outcomes.tables import list_column
+from transfer_influence.provenance import read_provenance
 from transfer_influence.subsets import pack
 
 CLASSES, IMAGES = 12, 6

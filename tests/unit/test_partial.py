@@ -21,8 +21,10 @@ from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.outcomes import partial
 from transfer_influence.outcomes.partial import PartialShard
+from transfer_influence.outcomes.tables import write_table
 
 DIGEST = "a" * 16
+MADE = json.dumps({"inputs": {}, "models": {}})
 OTHER = "b" * 16
 DEADLINE = 30  # seconds until a test gives up waiting
 
@@ -67,11 +69,10 @@ def make(
     def write(weights: Path, table: Path) -> None:
         with atomic(weights) as temporary:
             save_file({str(model): shard.weights(model)["w"] for model in models}, temporary)
-        with atomic(table) as temporary:
-            pq.write_table(pa.concat_tables(shard.row(model) for model in models), temporary)
+        write_table(pa.concat_tables(shard.row(model) for model in models), table, MADE)
         written()
 
-    shard.finish(write)
+    shard.finish(write, MADE)
 
 
 def never(model: int) -> None:
@@ -311,7 +312,7 @@ def test_outputs_that_another_job_writes_meanwhile_are_not_written_again(tmp_pat
 
     monkeypatch.setattr(partial, "POLL", 0.02)
     monkeypatch.setattr(shard, "_is_whole", look_and_lag)
-    shard.finish(lambda *_: never(-1))
+    shard.finish(lambda *_: never(-1), MADE)
     assert pq.read_table(outputs(tmp_path)[1])["model"].to_pylist() == [0]
 
 
@@ -476,7 +477,9 @@ def test_a_whole_shard_leaves_nothing_of_itself_and_all_of_others(tmp_path):
         (tmp_path / f".{name}.{OTHER}.json").touch()
         (tmp_path / f".{name}.{OTHER}.parquet").touch()
         (tmp_path / f"..{name}.{DIGEST}.01234567.parquet").touch()  # half written
-    PartialShard([tmp_path / "none.parquet"], DIGEST).finish(Path.touch)
+    PartialShard([tmp_path / "none.parquet"], DIGEST).finish(
+        lambda table: write_table(row(0), table, MADE), MADE
+    )
     assert sorted(path.name for path in tmp_path.glob("*.*")) == [
         f"..none-fixed-top-3.{DIGEST}.01234567.parquet",
         f".none-fixed-top-3.{OTHER}.json",

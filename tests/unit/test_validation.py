@@ -22,7 +22,7 @@ from transfer_influence.datasets.splits import hold_out
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.shards import train_sources, transfer
-from transfer_influence.provenance import Origin, file_digest
+from transfer_influence.provenance import Origin, identity
 from transfer_influence.subsets import source_models
 
 SMALL = Architecture(width=4)
@@ -100,7 +100,7 @@ def transferred(
     data: Path, shard: tuple[Path, Path], folder: Path, validated: RetrainedTransferStage | None
 ) -> pa.Table:
     table = folder / "transfer.parquet"
-    origin = Origin({}, {"sources": file_digest(shard[1])}, "aa")
+    origin = Origin({}, {"sources": identity(shard[1])}, "aa")
     split = validated and validation_split(validated)
     transfer(*shard, stage(), data, table, origin, ALONE, split)
     return pq.read_table(table).replace_schema_metadata(None)

@@ -90,6 +90,13 @@ class Project:
             command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
         )
 
+    def run_script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the checkout in the project's folder."""
+        command = [sys.executable, str(self.checkout / "scripts" / name), *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
+        )
+
     def planned(self) -> set[str]:
         """Return the jobs a dry run plans, each by its rule's message with the wildcards in it."""
         run = self.snakemake("--dry-run")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from tests.workflow.conftest import STUDY, Project
 from transfer_influence.config.study import Subset
 from transfer_influence.outcomes.tables import PER_EXAMPLE, list_column, write_table
-from transfer_influence.provenance import file_digest
+from transfer_influence.provenance import identity
 from transfer_influence.subsets import draw_mask, pack, unpack
 
 # Some models are really trained, without the classes that the simulation makes important.
@@ -32,7 +32,7 @@ def write_shards(results: Path) -> None:
     masks = np.stack([draw_mask(0, model, CLASSES, half) for model in range(MODELS)])
     images = len(LABELS)
     margins = (masks @ EFFECTS)[:, None] + rng.normal(0, 1, (MODELS, images))
-    identity = {
+    models = {
         "model": pa.array(range(MODELS), pa.int64()),
         "failed": pa.array([False] * MODELS),
     }
@@ -40,11 +40,11 @@ def write_shards(results: Path) -> None:
     sources.mkdir(parents=True)
     (sources / f"{shard}.safetensors").touch()
     packed = pa.array([pack(mask) for mask in masks], pa.binary(2))
-    source_columns = {**identity, "mask": packed, "accuracy": rng.uniform(0.8, 0.9, MODELS)}
+    source_columns = {**models, "mask": packed, "accuracy": rng.uniform(0.8, 0.9, MODELS)}
     table = sources / f"{shard}.parquet"
     write_table(pa.table(source_columns), table, json.dumps({"settings": {}, "inputs": {}}))
     columns = {
-        **identity,
+        **models,
         "accuracy": (margins > 0).mean(axis=1),
         "loss": np.zeros(MODELS),
         "auroc": pa.nulls(MODELS, pa.float64()),
@@ -53,7 +53,7 @@ def write_shards(results: Path) -> None:
         "is_correct": list_column(margins > 0),
         "prediction": list_column(np.tile(LABELS, (MODELS, 1)).astype(np.int32)),
     }
-    origin = {"settings": {}, "inputs": {"sources": file_digest(table)}}
+    origin = {"settings": {}, "inputs": {"sources": identity(table)}}
     transfers = results / "transfers/held_out/fixed"
     transfers.mkdir(parents=True)
     write_table(pa.table(columns), transfers / f"{shard}.parquet", json.dumps(origin))

@@ -18,7 +18,8 @@ import pytest
 from scipy.stats import ttest_ind
 
 from tests.workflow.conftest import CHECKOUT
-from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix, read_provenance
+from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix
+from transfer_influence.provenance import read_provenance
 from transfer_influence.subsets import unpack
 
 # A whole study runs in some of these.

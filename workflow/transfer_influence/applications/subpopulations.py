@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.files import atomic
-from transfer_influence.outcomes.tables import read_table, with_provenance, write_table
+from transfer_influence.outcomes.tables import read_table, table_writer, write_table
 
 MOST_HELPED = 10  # target examples listed for each source class
 CARRIERS = 10  # source classes listed for each target class
@@ -58,11 +56,7 @@ def write_helped(
     images = read_table(examples, ["label", "name"])
     names = images["name"].combine_chunks()
     of_class = pa.array(classes).take(images["label"].combine_chunks())
-    schema = with_provenance(HELPED.empty_table(), provenance).schema
-    with (
-        atomic(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
+    with table_writer(path, HELPED, provenance) as writer:
         for block in blocks(influences, "example"):
             chosen = largest(block.influence, MOST_HELPED)
             values = np.take_along_axis(block.influence, chosen, axis=1)
@@ -81,7 +75,7 @@ def write_helped(
                 pa.array(errors[helped], from_pandas=True),
             ]
             arrays = [pa.array(column) for column in columns]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            writer.write_table(pa.Table.from_arrays(arrays, schema=HELPED))
 
 
 def write_carriers(influences: Path, classes: list[str], path: Path, provenance: str) -> None:

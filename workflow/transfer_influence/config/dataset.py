@@ -18,6 +18,7 @@ from transfer_influence.files import atomic
 Means = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Stds = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 SETTLED = 2 * 10**9  # ns, more than the resolution of any file system's clock
+AS_CONVERTED = "as converted"  # the state of originals that have not changed
 Place = tuple[str, Path]  # a key of a data set's file, and what has to be there
 
 
@@ -144,6 +145,11 @@ class FolderDataset(DatasetSettings):
         """See `DatasetSettings`."""
         return [("train", self.train)] + ([("test", self.test)] if self.test else [])
 
+    @property
+    def roots(self) -> list[Path]:
+        """The folders of class folders."""
+        return [folder for _, folder in self.places]
+
     def listing(self, memory: Path | None = None) -> str:
         """Digest the names of all files, so that images that come or go are noticed.
 
@@ -152,7 +158,7 @@ class FolderDataset(DatasetSettings):
                 does when a name in it comes or goes: where none has, no name is read again. Made
                 if the folder it is in is there.
         """
-        roots = [folder for folder in (self.train, self.test) if folder is not None]
+        roots = self.roots
         if memory is None:
             return _digest_of_names(roots)[0]
         place = "\0".join(str(root.absolute()) for root in roots)
@@ -450,6 +456,23 @@ def describe_dataset(name: str, folders: list[Path], memory: Path | None = None)
         if isinstance(settings, FolderDataset):
             described[part]["listing"] = settings.listing(memory)
     return json.dumps(described)
+
+
+def conversion_settings(name: str, folders: list[Path], memory: Path | None = None) -> str:
+    """Return what decides a converted data set, as JSON: its settings, and its originals.
+
+    What a conversion says of its originals is that they are as converted.
+
+    Args:
+        name: name of the data set.
+        folders: where to look for `{name}.yaml`, in order.
+        memory: see `describe_dataset`.
+
+    Raises:
+        UserError: a file is missing or wrong.
+    """
+    described = json.loads(describe_dataset(name, folders, memory))
+    return json.dumps({"data set": described, "originals": AS_CONVERTED})
 
 
 def check_places(names: list[str], folders: list[Path]) -> None:

@@ -5,11 +5,13 @@ the jobs that it concerns.
 """
 
 from pathlib import Path
+from typing import Any
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import (
     Estimator,
+    FailedModels,
     Intervals,
     Mode,
     Outcome,
@@ -20,7 +22,21 @@ from transfer_influence.config.study import (
 )
 
 
-class SourceStage(Settings):
+class ModelStage(Settings):
+    """How models are made; what is common to all that are to be compared is `common`."""
+
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """Return what must agree between models that are compared, see `provenance.agreed`.
+
+        Args:
+            rule: name of the rule that makes them.
+            data: digest of the data set that they are trained on.
+            code: digest of the code.
+        """
+        raise NotImplementedError
+
+
+class SourceStage(ModelStage):
     """How a shard of source models is trained."""
 
     seed: int
@@ -28,9 +44,18 @@ class SourceStage(Settings):
     architecture: Architecture
     recipe: Recipe
 
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """See `ModelStage`."""
+        return {"source": {**self.model_dump(mode="json"), "data": data}, "code": {rule: code}}
 
-class ImportStage(Settings):
-    """How a shard of source models is read from existing checkpoints, and evaluated."""
+
+class ImportStage(ModelStage):
+    """How a shard of source models is read from existing checkpoints, and evaluated.
+
+    Attributes:
+        models: how many models the bank has up to the end of the shard.
+        bank: what tells that checkpoints or masks of the shard have changed.
+    """
 
     unit: Unit
     checkpoints: str
@@ -39,9 +64,16 @@ class ImportStage(Settings):
     key_map: dict[str, str | None]
     architecture: Architecture
     recipe: Recipe
+    models: int
+    bank: str
+
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """See `ModelStage`."""
+        told = self.model_dump(mode="json", include={"architecture", "recipe"})
+        return {"source": {**told, "data": data}, "code": {rule: code}}
 
 
-class TransferStage(Settings):
+class TransferStage(ModelStage):
     """How source models are transferred to one target in one mode."""
 
     seed: int
@@ -50,11 +82,32 @@ class TransferStage(Settings):
     architecture: Architecture
     recipe: TargetRecipe
 
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """See `ModelStage`."""
+        told = self.model_dump(mode="json", include={"seed", "recipe"})
+        return {
+            "source": {"architecture": self.architecture.model_dump(mode="json")},
+            "targets": {self.target: {self.mode: {**told, "data": data}}},
+            "code": {rule: code},
+        }
+
 
 class RetrainedTransferStage(TransferStage):
     """How a retrained source model is transferred; twice, if `validation_fraction` is not 0."""
 
     validation_fraction: float
+
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """See `ModelStage`."""
+        told = {"validation_fraction": self.validation_fraction}
+        return super().common(rule, data, code) | {"counterfactuals": told}
+
+
+class SummaryStage(Settings):
+    """Which models of all shards are put together."""
+
+    models: int
+    failed_models: FailedModels
 
 
 class InfluenceStage(Settings):
@@ -70,7 +123,7 @@ class InfluenceStage(Settings):
     largest_table_gb: float
 
 
-class RemovalStage(Settings):
+class RemovalStage(ModelStage):
     """How a source model is retrained with units removed; no order for the baseline."""
 
     seed: int
@@ -80,6 +133,77 @@ class RemovalStage(Settings):
     replicate: int
     architecture: Architecture
     recipe: Recipe
+
+    def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
+        """See `ModelStage`."""
+        told = self.model_dump(mode="json", include={"seed", "architecture", "recipe"})
+        return {"source": {**told, "data": data}, "code": {rule: code}}
+
+
+class CurvesStage(Settings):
+    """How retrained models are put together."""
+
+    failed_models: FailedModels
+
+
+class ComparisonStage(Settings):
+    """Which (target, mode) pairs are compared, and what their influences are on."""
+
+    transfers: list[tuple[str, Mode]]
+    outcome: Outcome
+    unit: Unit
+
+
+class AccuraciesStage(Settings):
+    """What the summaries of a figure of accuracies are of."""
+
+    transfers: list[tuple[str, Mode]]
+
+
+class FigureStage(Settings):
+    """What the title of a figure begins with."""
+
+    title: str
+
+
+class InfluencesFigureStage(FigureStage):
+    """What a figure of influences shows."""
+
+    outcome: Outcome
+    unit: Unit
+
+
+class ReliabilityFigureStage(FigureStage):
+    """Which estimators the tables of a figure of reliability are of, in the same order."""
+
+    estimators: list[Estimator]
+
+
+class CurvesFigureStage(FigureStage):
+    """What was removed from the models of a figure of curves."""
+
+    unit: Unit
+
+
+class RulegraphStage(Settings):
+    """What decides which rules a study needs."""
+
+    counterfactuals: bool
+    influences: bool
+    checkpoints: bool
+    comparison: bool
+    unit: Unit
+
+
+def rulegraph_stage(study: Study) -> RulegraphStage:
+    """Return what decides which rules a study needs."""
+    return RulegraphStage(
+        counterfactuals=study.counterfactuals is not None,
+        influences=study.estimates,
+        checkpoints=study.source.checkpoints is not None,
+        comparison=study.compares_targets,
+        unit=study.source.subset.unit,
+    )
 
 
 def source_stage(study: Study) -> SourceStage:
@@ -93,8 +217,8 @@ def source_stage(study: Study) -> SourceStage:
     )
 
 
-def import_stage(study: Study) -> ImportStage:
-    """Return the settings of all source models of a study that come from checkpoints."""
+def import_stage(study: Study, models: int, bank: str) -> ImportStage:
+    """Return the settings of a shard of source models that come from checkpoints."""
     source = study.source
     assert source.checkpoints is not None
     assert source.masks is not None
@@ -106,6 +230,8 @@ def import_stage(study: Study) -> ImportStage:
         key_map=source.key_map,
         architecture=source.architecture,
         recipe=source.recipe,
+        models=models,
+        bank=bank,
     )
 
 

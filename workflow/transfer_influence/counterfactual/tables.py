@@ -8,7 +8,8 @@ import pyarrow as pa
 from transfer_influence.config.study import BASELINE, FailedModels
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.summary import read_outcomes
-from transfer_influence.outcomes.tables import read_provenance, write_table
+from transfer_influence.outcomes.tables import write_table
+from transfer_influence.provenance import read_provenance
 
 log = logging.getLogger(__name__)
 

@@ -1,22 +1,27 @@
 """Write a data set once, in the form that every job reads."""
 
 import hashlib
+import itertools
+import json
 import logging
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transfer_influence.config.dataset import DatasetSettings
+from transfer_influence.config.dataset import DatasetSettings, conversion_settings, find_with_parts
 from transfer_influence.config.study import Unit, check_units
 from transfer_influence.datasets.beton import Contents, write_beton
 from transfer_influence.datasets.images import Images
 from transfer_influence.datasets.opening import RawDataset, check_no_class_is_empty, open_dataset
+from transfer_influence.datasets.originals import NAME, original_files, write_originals
 from transfer_influence.datasets.sidecar import FORMAT, Finding, Sidecar
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
+from transfer_influence.provenance import Origin, with_companions
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +33,14 @@ def convert(
     unit: Unit = "class",
     least: int = 2,
     workers: int = 1,
+    code: str = "",
 ) -> None:
     """Write `{train,test}.{beton,labels.npy,examples.parquet}` and, last, `dataset.json`.
 
     `examples.parquet` has a row for each image of the `.beton`, in its order: `label` (int64),
     `name` (its path, or what else tells it from others) and `digest` (of height, width and pixels
-    as stored, before JPEG; 16 hexadecimal digits).
+    as stored, before JPEG; 16 hexadecimal digits). `originals.parquet` has a row for each file that
+    they are made from, see `write_originals`.
 
     Args:
         name: name of the data set.
@@ -42,10 +49,13 @@ def convert(
         unit: what the study judges.
         least: how many of those it needs.
         workers: threads that read images.
+        code: digest of the code, for provenance.
 
     Raises:
         UserError: the settings are wrong, do not fit the images, or refuse what a check found.
     """
+    # Described before it is read: what changes meanwhile is then seen to have changed.
+    settings = json.loads(conversion_settings(name, folders))
     raw = open_dataset(name, folders)
     check_units(name, unit, {"class": len(raw.classes), "example": len(raw.train)}[unit], least)
     log.info(
@@ -53,6 +63,9 @@ def convert(
         *(name, len(raw.classes), len(raw.train), len(raw.test)),
     )
     (output / "dataset.json").unlink(missing_ok=True)  # it stands for files that are whole
+    parts = [settings for settings, _ in find_with_parts(name, folders).values()]
+    images = itertools.chain.from_iterable(map(_all_names, (raw.train, raw.test)))
+    write_originals(original_files(parts, images), output / NAME, workers)
     test = _write(output, "test", raw.test, raw, {}, workers)
     # Test images first: of an image that stands in both, the test image stays.
     tested = dict(zip(test.pixel_digests, _names(raw.test, test.kept), strict=True))
@@ -91,10 +104,17 @@ def convert(
         storage=raw.settings.storage,
         licence=raw.licence,
         citation=raw.citation,
+        provenance=_vouching(output, Origin(settings, {}, code)),
     )
     with atomic(output / "dataset.json") as path:
         path.write_text(sidecar.model_dump_json(indent=2) + "\n")
     log.info("%s: digest %s, written to %s", name, sidecar.digest[:12], output)
+
+
+def _vouching(output: Path, origin: Origin) -> dict[str, Any]:
+    """Return the provenance of the sidecar, which vouches for all files beside it."""
+    files = {path.name: path for path in sorted(output.iterdir()) if path.name[0] != "."}
+    return json.loads(with_companions(origin.provenance(), files))
 
 
 def _write(
@@ -126,6 +146,10 @@ def _write(
     with atomic(output / f"{part}.examples.parquet") as path:
         pq.write_table(pa.table(columns), path, compression="zstd")
     return contents
+
+
+def _all_names(images: Images) -> list[str]:
+    return _names(images, np.arange(len(images)))
 
 
 def _names(images: Images, indices: np.ndarray) -> list[str]:

@@ -1,7 +1,7 @@
 """The small files beside a converted data set: what jobs would else scan all images to learn."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,7 @@ class Sidecar(BaseModel):
         storage: how the images were written.
         licence: licence of the images.
         citation: whom to cite for them.
+        provenance: what made all files of the folder, see `transfer_influence.provenance`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,6 +93,7 @@ class Sidecar(BaseModel):
     storage: Storage
     licence: str
     citation: str
+    provenance: dict[str, Any] = {}
 
     def units(self, unit: Unit) -> int:
         """Return how many units there are to judge: classes, or training examples."""

@@ -6,6 +6,7 @@ are those of Okabe & Ito, which colour-blind readers can tell apart.
 """
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from transfer_influence.config.study import Outcome
 from transfer_influence.files import atomic
+from transfer_influence.provenance import sign_svg, with_companions
 
 OUTCOMES: dict[Outcome, str] = {
     "raw_margin": "mean raw margin (logits)",
@@ -50,12 +52,24 @@ styled = style.context(["default", STYLE])
 
 
 @styled
-def save(figure: Figure, *paths: Path) -> None:
-    """Write a figure to files, atomically; the suffix (`.svg`, `.png`) says the format."""
-    for path in paths:
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "figure"}):
-            figure.savefig(temporary, dpi=200, metadata=metadata)
+def save(
+    figure: Figure, svg: Path, png: Path, provenance: str, others: Sequence[Path] = ()
+) -> None:
+    """Write a figure to its two files, atomically; the SVG says what the figure was made from.
+
+    Args:
+        figure: what to draw.
+        svg: file to write last, with the provenance.
+        png: file to write.
+        provenance: of the figure, as JSON.
+        others: further outputs of the job, written before, which the SVG is to vouch for.
+    """
+    with atomic(png) as temporary:
+        figure.savefig(temporary, dpi=200)
+    companions = {path.name: path for path in (png, *others)}
+    with atomic(svg) as temporary, matplotlib.rc_context({"svg.hashsalt": "figure"}):
+        figure.savefig(temporary, dpi=200, metadata={"Date": None})
+        sign_svg(temporary, with_companions(provenance, companions))
 
 
 def short(name: str, longest: int) -> str:

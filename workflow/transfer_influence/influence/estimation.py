@@ -1,5 +1,6 @@
 """Influences of one (target, mode): estimated by one estimator, and written."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transfer_influence.config.stages import InfluenceStage
-from transfer_influence.files import atomic
 from transfer_influence.influence.estimators import (
     DifferenceInMeans,
     Estimator,
@@ -27,7 +26,7 @@ from transfer_influence.influence.intervals import (
 from transfer_influence.influence.lasso import Lasso
 from transfer_influence.influence.measurements import GIGABYTE, Measurements, Outcomes
 from transfer_influence.influence.ridge import Ridge
-from transfer_influence.outcomes.tables import list_column, with_provenance
+from transfer_influence.outcomes.tables import list_column, table_writer
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +81,16 @@ def estimate(
     details = data.details(classes, examples)
     cut = details.columns - (data.examples.columns if examples else 0)
     fits = estimator.fit(details) if details.columns else iter([_nothing(data.classes)])
-    with atomic(path) as temporary:
-        writer, first = None, 0
+    first = 0
+    with contextlib.ExitStack() as stack:
+        writer = None
         for part in pieces(fits):
             units = slice(first, first + len(part.influence))
-            rows = with_provenance(_rows(units, names, whole, known, part, cut), provenance)
-            writer = writer or pq.ParquetWriter(temporary, rows.schema, compression="zstd")
+            rows = _rows(units, names, whole, known, part, cut)
+            if writer is None:
+                writer = stack.enter_context(table_writer(path, rows.schema, provenance))
             writer.write_table(rows)
             first = units.stop
-        assert writer is not None
-        writer.close()
 
 
 def certainty(

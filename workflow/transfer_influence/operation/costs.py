@@ -14,7 +14,8 @@ from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_name
 from transfer_influence.errors import UserError
 from transfer_influence.operation.census import benchmark_seconds
 from transfer_influence.operation.jobs import Job, JobGroup
-from transfer_influence.outcomes.tables import open_table, read_provenance
+from transfer_influence.outcomes.tables import open_table
+from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.subsets import listed_mask
 
 # Enough jobs to tell what one of a group costs.
@@ -261,12 +262,12 @@ def _measurement(study: Study, group: JobGroup, job: Job) -> _Measurement | None
     try:
         provenance = read_provenance(table)
         models = open_table(table).metadata.num_rows
-        digest = sidecar_of(study, dataset_of(study, group)).digest
+        data = identity(study.data_folder(dataset_of(study, group)) / "dataset.json")
     except UserError:
         return None  # damaged: the job that reads it will say so
     wanted = _deciding_settings(study, group)
     same_settings = {key: provenance["settings"].get(key) for key in wanted} == wanted
-    same_data = provenance["inputs"].get("data") == digest
+    same_data = provenance["inputs"].get("sidecar") == data
     if not (same_settings and same_data and models == group.models):
         return None
     weights = table.with_suffix(".safetensors")

@@ -26,6 +26,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,9 @@ from safetensors.torch import load_file, save_file
 from transfer_influence.claims import Claims
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
+from transfer_influence.outcomes.tables import read_table, write_table
 from transfer_influence.progress import progress
+from transfer_influence.provenance import read_provenance
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +109,12 @@ class PartialShard:
         with atomic(self._failure(model)) as temporary:
             temporary.write_text(json.dumps(reason))
 
-    def finish(self, write: Callable[..., None]) -> None:
+    def finish(self, write: Callable[..., None], provenance: str) -> None:
         """Have one of those at work write the outputs, once all models are finished.
 
         Args:
             write: writes them to the paths it is called with, one for each output.
+            provenance: what the last output, a table, says of itself, as JSON.
 
         Raises:
             UserError: a job with other settings has written the outputs meanwhile.
@@ -122,6 +126,7 @@ class PartialShard:
                     self._save_record()
                     break
             time.sleep(POLL)
+        self._update(json.loads(provenance))
         self._put_in_place()
         self._tidy()
 
@@ -170,6 +175,21 @@ class PartialShard:
                     if output.exists() and _same(output, self._kept(output)):
                         output.unlink()
                 self._record.unlink()
+
+    def _update(self, provenance: dict[str, Any]) -> None:
+        """Let a table that is whole say what this job was given, where that trains the same models.
+
+        The same units may follow from another ranking.
+        """
+        table, output = self._kept(self._outputs[-1]), self._outputs[-1]
+        told = read_provenance(table)
+        given = {key: provenance[key] for key in ("inputs", "models")}
+        if all(told[key] == value for key, value in given.items()):
+            return
+        if output.exists() and _same(output, table):
+            output.unlink()
+        write_table(read_table(table), table, json.dumps(told | given))
+        self._save_record()
 
     def _put_in_place(self) -> None:
         for output in self._outputs:

@@ -34,7 +34,7 @@ from transfer_influence.outcomes.rows import (
     write_rows,
 )
 from transfer_influence.outcomes.weights import read_weights, write_weights
-from transfer_influence.provenance import Origin
+from transfer_influence.provenance import Origin, with_companions
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import SourceModel, own_test_examples, training_examples
 from transfer_influence.training.devices import best_device, device_name
@@ -107,7 +107,7 @@ def train_sources(
         for number in shard.unfinished(list(by_number)):
             failed = identity(by_number[number], failed=True)
             shard.save(number, *trained(number, train_one, failed, shard, options))
-        finish_sources(list(by_number), shard, origin, device, started)
+        finish_sources(list(by_number), shard, weights, origin, device, started)
 
 
 def import_sources(
@@ -155,7 +155,7 @@ def import_sources(
         for number in shard.unfinished(list(by_number)):
             failed = identity(by_number[number], failed=True)
             shard.save(number, *trained(number, import_one, failed, shard, options, attempts=1))
-        finish_sources(list(by_number), shard, origin, device, started)
+        finish_sources(list(by_number), shard, weights, origin, device, started)
 
 
 def evaluated(
@@ -184,16 +184,23 @@ def evaluated(
 
 
 def finish_sources(
-    models: list[int], shard: PartialShard, origin: Origin, device: torch.device, started: float
+    models: list[int],
+    shard: PartialShard,
+    weights: Path,
+    origin: Origin,
+    device: torch.device,
+    started: float,
 ) -> None:
     """Write weights and table of a shard of source models that are all done."""
 
-    def write(weights: Path, table: Path) -> None:
-        write_weights(models, shard, weights)
-        provenance = origin.provenance(device_name(device), time.monotonic() - started)
-        write_rows(models, shard, table, provenance)
+    def write(kept_weights: Path, kept_table: Path) -> None:
+        # Without time and device, so that equal weights are equal files.
+        write_weights(models, shard, kept_weights, (origin.work or origin).statement)
+        made = origin.provenance(device_name(device), time.monotonic() - started)
+        provenance = with_companions(made, {weights.name: kept_weights})
+        write_rows(models, shard, kept_table, provenance)
 
-    shard.finish(write)
+    shard.finish(write, origin.provenance())
 
 
 def transfer(
@@ -293,7 +300,7 @@ def transfer(
             provenance = origin.provenance(device_name(device), time.monotonic() - started)
             write_rows(list(source_failed), shard, table, provenance)
 
-        shard.finish(write)
+        shard.finish(write, origin.provenance())
 
 
 def trained(

@@ -1,5 +1,6 @@
 """All shards of one (target, mode), checked and put together."""
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,18 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transfer_influence.config.study import FailedModels
 from transfer_influence.errors import UserError
-from transfer_influence.files import atomic
-from transfer_influence.outcomes.tables import (
-    read_provenance,
-    read_table,
-    with_provenance,
-)
+from transfer_influence.outcomes.tables import read_table, table_writer
 from transfer_influence.progress import progress
-from transfer_influence.provenance import file_digest
+from transfer_influence.provenance import identity, read_provenance
 
 log = logging.getLogger(__name__)
 
@@ -47,26 +42,20 @@ def summarize(
         provenance: of the output.
 
     Raises:
-        UserError: a shard is missing, damaged, or of another config than the first; a model is
-            missing or there twice; an outcome is not finite; a model failed and `failed_models`
-            is "stop"; all of them failed.
+        UserError: a shard is missing or damaged; a model is missing or there twice; an outcome is
+            not finite; a model failed and `failed_models` is "stop"; all of them failed.
     """
-    check_same_origin(transfers)
-    check_same_origin(sources)
     failed: list[int] = []
     seen: list[int] = []
     shards = progress(joined(transfers, sources, failed), "shards", "shard", len(transfers))
     kept = (rows.filter(pc.field("model") < models) for rows in shards)
-    with atomic(output) as temporary:
+    with contextlib.ExitStack() as stack:
         writer = None
         for group in regrouped(kept):
-            group = with_provenance(group, provenance)
             if writer is None:
-                writer = pq.ParquetWriter(temporary, group.schema, compression="zstd")
+                writer = stack.enter_context(table_writer(output, group.schema, provenance))
             writer.write_table(group)
             seen += group["model"].to_pylist()
-        if writer is not None:
-            writer.close()
         failed = [model for model in failed if model < models]
         check_each_once(seen + failed, models, output)
         check_failed(failed, seen, failed_models, output)
@@ -158,7 +147,7 @@ def check_same_models(path: Path, rows: pa.Table, source_path: Path, source: pa.
     """Refuse transfers of other source models than those they are joined with."""
     made_from = read_provenance(path)["inputs"].get("sources")
     same = rows["model"].to_pylist() == source["model"].to_pylist()
-    if not same or made_from != file_digest(source_path):
+    if not same or made_from != identity(source_path):
         raise UserError(
             f"{path}: its models are not those of {source_path}; delete it and run again."
         )
@@ -191,20 +180,3 @@ def check_each_once(seen: list[int], models: int, output: Path) -> None:
         raise UserError(
             f"{output}: model {wrong[0]} is not in the shards exactly once; run the workflow again."
         )
-
-
-def check_same_origin(paths: list[Path]) -> None:
-    """Refuse files that were made with different settings or from different data."""
-    first = shared_provenance(paths[0])
-    for path in paths[1:]:
-        if shared_provenance(path) != first:
-            raise UserError(
-                f"{path}: made with other settings or data than {paths[0]}; delete it and run "
-                f"again."
-            )
-
-
-def shared_provenance(path: Path) -> tuple[object, object]:
-    """Return what must agree between the shards of a table: settings and data set."""
-    provenance = read_provenance(path)
-    return provenance["settings"], provenance["inputs"].get("data")

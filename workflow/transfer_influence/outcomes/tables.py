@@ -8,7 +8,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
+from transfer_influence.provenance import KEY, DigestingFile
 
-PROVENANCE = b"transfer_influence"
 PER_EXAMPLE = (
     "raw_margin",
     "softmax_margin",
@@ -46,13 +45,24 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def write_table(table: pa.Table, path: Path, provenance: str) -> None:
     """Write a table with its provenance, atomically."""
-    with atomic(path) as temporary:
-        pq.write_table(with_provenance(table, provenance), temporary, compression="zstd")
+    with table_writer(path, table.schema, provenance) as writer:
+        writer.write_table(table)
 
 
-def with_provenance(table: pa.Table, provenance: str) -> pa.Table:
-    """Return the table with its provenance in the schema's metadata."""
-    return table.replace_schema_metadata({PROVENANCE: provenance.encode()})
+@contextlib.contextmanager
+def table_writer(path: Path, schema: pa.Schema, provenance: str) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer of tables of one schema; the file appears, whole, when the block ends well.
+
+    Its metadata are the provenance and `digest`, of all rows: equal rows give an equal digest.
+    """
+    with (
+        atomic(path) as temporary,
+        contextlib.closing(DigestingFile(temporary)) as file,
+        pq.ParquetWriter(file, schema.remove_metadata(), compression="zstd") as writer,
+    ):
+        yield writer
+        told = json.loads(provenance or "{}") | {"digest": file.digest}
+        writer.add_key_value_metadata({KEY: json.dumps(told)})
 
 
 @contextlib.contextmanager
@@ -91,15 +101,3 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     with damage_named(path):
         return pq.ParquetFile(path).read(columns)
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Return the provenance of a result file.
-
-    Raises:
-        UserError: the file is missing, or carries no provenance.
-    """
-    metadata = open_table(path).schema_arrow.metadata or {}
-    if PROVENANCE not in metadata:
-        raise UserError(f"{path}: carries no provenance; it was not written by this workflow.")
-    return json.loads(metadata[PROVENANCE])

@@ -1,5 +1,7 @@
 """The weights of a shard of source models, in one file."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -9,19 +11,31 @@ from safetensors.torch import save_file
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
 from transfer_influence.outcomes.partial import PartialShard
+from transfer_influence.provenance import KEY
 
 
-def write_weights(models: list[int], shard: PartialShard, weights: Path) -> None:
-    """Write the weights of all models of a shard; a failed model has none."""
+def write_weights(models: list[int], shard: PartialShard, weights: Path, provenance: str) -> None:
+    """Write the weights of all models of a shard; a failed model has none.
+
+    The header holds the provenance and `digest`, of all names and values.
+    """
+    tensors = {
+        f"{number}/{key}": value
+        for number in models
+        for key, value in shard.weights(number).items()
+    }
+    told = json.loads(provenance) | {"digest": digest_of(tensors)}
     with atomic(weights) as temporary:
-        save_file(
-            {
-                f"{number}/{key}": value
-                for number in models
-                for key, value in shard.weights(number).items()
-            },
-            temporary,
-        )
+        save_file(tensors, temporary, {KEY: json.dumps(told)})
+
+
+def digest_of(tensors: dict[str, torch.Tensor]) -> str:
+    """Digest the names and values of tensors."""
+    digest = hashlib.sha256()
+    for name, values in tensors.items():
+        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def read_weights(path: Path, model: int) -> dict[str, torch.Tensor]:
