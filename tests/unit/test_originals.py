@@ -231,7 +231,7 @@ def test_absolute_paths_stay_absolute(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_do_not_stop_a_conversion() -> None:
-    values = photos()
+    values = photos() | {"split": {"test_per_class": 2}}
     Path("photos/a/gone.bmp").symlink_to("/absent")
     os.mkfifo("photos/a/pipe")
     for _ in range(2):
@@ -310,11 +310,8 @@ def test_an_image_of_a_table_that_goes_is_named() -> None:
 
 
 def test_a_sentence_names_a_few() -> None:
-    found = Changes(changed=list("abcd"), unread=["e"], total=9, looked_at=9)
-    assert found.sentence == (
-        "4 files changed (a, b, c, …), "
-        "1 file with a new time and too many to read at every start (e)"
-    )
+    found = Changes(changed=list("abcd"), went=["e"], total=9, looked_at=9)
+    assert found.sentence == "4 files changed (a, b, c, …), 1 file went (e)"
     assert found
     assert not Changes(touched=["a"], out_of_reach=3)
 
@@ -382,7 +379,7 @@ def test_a_quick_look_that_has_no_time_takes_a_sample(monkeypatch: pytest.Monkey
     said, warning = state()
     assert said == AS_CONVERTED
     assert warning is not None
-    assert warning.startswith("data set made: 1 of 8 original files were looked at, as all take")
+    assert warning.startswith("data set made: 1 of 8 original files were looked at, and 0 with")
 
 
 def test_a_quick_look_with_time_enough_looks_at_all() -> None:
@@ -405,14 +402,15 @@ def test_each_day_has_another_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(looked_at) == set(PHOTOS)
 
 
-def test_touched_files_that_cannot_all_be_read_count_as_changed() -> None:
+def test_touched_files_that_cannot_all_be_read_are_taken_for_the_same_and_told() -> None:
     kept = converted(**photos())
     for path in PHOTOS:
         touch(path)
-    found = Changes(total=8)
+    found = Changes(total=8, looked_at=8)
     originals._read(list(range(8)), kept, 0, False, found)
     assert (found.touched, found.unread) == ([PHOTOS[0]], PHOTOS[1:])
-    assert found.sentence.startswith("7 files with a new time and too many to read at every start")
+    assert found.sentence == AS_CONVERTED
+    assert found.is_sample
 
 
 # The command

@@ -85,7 +85,7 @@ class Changes:
 
     Attributes:
         changed: other bytes than before.
-        unread: another time, and not read for want of time; taken for changed.
+        unread: another time, and not read for want of time; no change as far as is known.
         came: new in a folder of images.
         went: no longer there.
         touched: another time, but the same bytes: no change. Not told where all files are read.
@@ -105,22 +105,17 @@ class Changes:
     total: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.changed or self.unread or self.came or self.went)
+        return bool(self.changed or self.came or self.went)
 
     @property
     def is_sample(self) -> bool:
-        """Whether some files were not looked at."""
-        return self.looked_at < self.total
+        """Whether some files were not looked at, or not read though their time is another."""
+        return self.looked_at < self.total or bool(self.unread)
 
     @property
     def sentence(self) -> str:
         """What has changed; `AS_CONVERTED` if nothing has."""
-        kinds = {
-            "changed": self.changed,
-            "with a new time and too many to read at every start": self.unread,
-            "came": self.came,
-            "went": self.went,
-        }
+        kinds = {"changed": self.changed, "came": self.came, "went": self.went}
         told = [f"{_count(of)} {kind} ({_few(of)})" for kind, of in kinds.items() if of]
         return ", ".join(told) or AS_CONVERTED
 
@@ -243,7 +238,9 @@ def find_changes(
     changes.out_of_reach = len(gone) - len(changes.went)
     if new_names:
         roots = [root for part in parts if isinstance(part, FolderDataset) for root in part.roots]
-        changes.came = sorted(filter(os.path.isfile, set(_below(roots)) - set(kept.paths)))
+        changes.came = list(filter(os.path.isfile, set(_below(roots)) - set(kept.paths)))
+    for paths in (changes.changed, changes.unread, changes.came, changes.went, changes.touched):
+        paths.sort()
     return changes
 
 
@@ -294,8 +291,8 @@ def state_of_originals(
     known to have changed: what is converted can be used without them. The same holds for each part
     of a union.
 
-    Files with another time that cannot all be read in the time of a quick look count as changed.
-    They are converted again, and have the times that they have now ever after.
+    Of files with another time, as many are read as the time of a quick look allows; the others are
+    taken to be alike, and the warning says so.
 
     Args:
         data: folder of the converted data set.
@@ -328,8 +325,8 @@ def state_of_originals(
 def _warning(name: str, changes: Changes) -> str:
     return (
         f"data set {name}: {changes.looked_at} of {changes.total} original files were looked at, "
-        f"as all take too long at every start, and others are on another day; "
-        f"scripts/check_originals.py compares all."
+        f"and {len(changes.unread)} with a new time were not read, as all take too long at every "
+        f"start; scripts/check_originals.py compares all."
     )
 
 

@@ -20,6 +20,7 @@ from transfer_influence.operation.presence import at_work
 log = logging.getLogger(__name__)
 
 POLL = 60.0  # seconds between two looks at the queue, which all users of a cluster share
+GRACE = 30.0  # seconds, of those between a controller's signal and its time limit
 RESTARTS = 10  # of a Snakemake that hangs, in one life of a controller
 
 Leftovers = Literal["wait", "cancel"]
@@ -86,7 +87,7 @@ class Controller(Checkpointable):
         """End Snakemake without its jobs; submitit calls this before a time limit and so on."""
         log.info("stops here and will be started again; the jobs run on")
         if self._process is not None:
-            self._process.kill()  # not waited for: what this signal interrupts may be a wait
+            end_without_jobs(self._process.pid)
         return super().checkpoint(*args, **kwargs)
 
     def run(self) -> None:
@@ -181,6 +182,20 @@ class Controller(Checkpointable):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_process": None}
+
+
+def end_without_jobs(snakemake: int) -> None:
+    """End a Snakemake, but not its jobs; it has `GRACE` seconds to record what has finished.
+
+    On SIGTERM it submits nothing more and waits for its jobs; SIGINT would cancel them.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(snakemake)
+        process.terminate()
+        # Not by subprocess, whose own wait may be what a signal has interrupted.
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(GRACE)
+        process.kill()
 
 
 def has_children(process: int) -> bool:
