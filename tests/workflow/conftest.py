@@ -93,8 +93,9 @@ class Project:
     def run_script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the checkout in the project's folder."""
         command = [sys.executable, str(self.checkout / "scripts" / name), *arguments]
+        env = {**os.environ, "PYTHONPATH": str(self.checkout / "workflow")}
         return subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=800, check=False
+            command, cwd=self.folder, env=env, capture_output=True, text=True, check=False
         )
 
     def planned(self) -> set[str]:

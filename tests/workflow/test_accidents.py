@@ -4,6 +4,7 @@ After each accident the study is changed, and `snakemake -n` must plan the jobs 
 concerns: none is missing and none is added by the accident.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 
 from tests.workflow.conftest import STUDY, Project
 from tests.workflow.planned_jobs import HELD_OUT, summary_and_after, transfers_and_after
+from transfer_influence.provenance import find_provenance
 
 pytestmark = pytest.mark.timeout(900)
 OLD = 1_000_000_000  # a time of long ago, in seconds
@@ -117,6 +119,22 @@ def give_times(project: Project, time: Callable[[int], float]) -> None:
     made = sorted(files, key=lambda path: path.stat().st_mtime_ns)
     for position, path in enumerate(made):
         os.utime(path, (time(position), time(position)))
+
+
+def test_the_records_of_all_results_hold_what_these_say_of_themselves(finished):
+    rules = set()
+    for path in metadata(finished).rglob("*"):
+        if not path.is_file():
+            continue
+        record = json.loads(path.read_text())
+        told = json.loads(record["params"][0])
+        carried = find_provenance(finished.folder / told.pop("account"))
+        assert carried is not None
+        assert told == {key: carried[key] for key in told}
+        assert {"settings", "inputs", "code"} <= set(told)
+        rules.add(record["rule"])
+    ran = {path.name.removesuffix(".log") for path in (finished.results / "logs").iterdir()}
+    assert rules == ran
 
 
 @pytest.mark.parametrize("accident", ACCIDENTS)

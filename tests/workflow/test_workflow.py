@@ -19,7 +19,7 @@ from scipy.stats import ttest_ind
 
 from tests.workflow.conftest import CHECKOUT
 from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix
-from transfer_influence.provenance import read_provenance
+from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.subsets import unpack
 
 # A whole study runs in some of these.
@@ -149,8 +149,10 @@ def test_results_carry_their_provenance(finished):
     provenance = read_provenance(finished.results / "transfers/photos/full/000000-000003.parquet")
     assert provenance["settings"]["mode"] == "full"
     assert provenance["settings"]["recipe"]["epochs"] == 2
-    sidecar = json.loads((finished.results / "data/photos/dataset.json").read_text())
-    assert provenance["inputs"]["data"] == sidecar["digest"]
+    sidecar = finished.results / "data/photos/dataset.json"
+    assert provenance["inputs"]["sidecar"] == identity(sidecar)
+    told = provenance["models"]["targets"]["photos"]["full"]
+    assert told["data"] == json.loads(sidecar.read_text())["digest"]
     assert provenance["device"]
     assert provenance["libraries"]["torch"]
 

@@ -142,7 +142,7 @@ class OriginPersistence(FilePersistence):
             self._judged[job] = OriginChange(
                 files=set(job.output if reasons else ()), reasons=reasons
             )
-            if recorded is None and self._may_write():
+            if recorded is None and not reasons and self._may_write():
                 self._record(job, told)
         return self._judged[job]
 
@@ -161,11 +161,11 @@ class OriginPersistence(FilePersistence):
         yield from differences(told["settings"], json.loads(job.params.get("settings", "{}")))
         if not same_code(told["code"], job.params.code):
             yield f"made by other code ({told['code']}); it is {job.params.code} now"
-        yield from self._other_inputs(job, told["inputs"])
+        yield from self._other_inputs(job, told["inputs"], verified)
         if not verified:
             yield from _other_companions(job, told.get("companions", {}))
 
-    def _other_inputs(self, job: Any, told: dict[str, Identity]) -> Iterator[str]:
+    def _other_inputs(self, job: Any, told: dict[str, Identity], verified: bool) -> Iterator[str]:
         given = _inputs(job)
         for name in dict.fromkeys([*told, *given]):
             files = given.get(name, [])
@@ -173,8 +173,17 @@ class OriginPersistence(FilePersistence):
                 continue
             before = told.get(name, [])
             now = [self._identity(file) for file in files]
-            if None not in now and now != ([before] if isinstance(before, str) else before):
+            missing = [file for file, of in zip(files, now, strict=True) if of is None]
+            if missing:
+                # A new one of several, unless it was deleted since; a single one cannot be new.
+                if isinstance(before, list) and not (verified and self._has_same_names(job)):
+                    yield f"made without {_few(missing)}"
+            elif now != ([before] if isinstance(before, str) else before):
                 yield f"made from another {name} ({_few(files)})" if files else f"made with {name}"
+
+    def _has_same_names(self, job: Any) -> bool:
+        record = self._read_record(self._get_key(job.output[0]))
+        return record is not None and record.input == self._input(job)
 
     def _identity(self, path: str) -> str | None:
         """Return the identity of an input; None if it is still to be made."""
