@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -177,7 +178,7 @@ class Cluster:
         self._gpus = gpus
         self._cpus = cpus
         self._min_job_age = min_job_age
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -213,7 +214,7 @@ class Cluster:
     def stop(self) -> None:
         """Kill every daemon and every process of every job, and delete the folder."""
         # Daemons first, so that they start nothing new. What they would tidy up is thrown away.
-        for daemon in self._daemons:
+        for daemon in self._daemons.values():
             daemon.kill()
             daemon.wait()
         self._daemons.clear()
@@ -281,6 +282,34 @@ class Cluster:
     def set_node(self, name: str, state: str) -> None:
         """Set a node "down", which ends its jobs, or "resume" it."""
         self.run("scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=test")
+
+    def restart(self, daemon: str, number: signal.Signals) -> None:
+        """End a daemon by a signal and start it again; jobs run on meanwhile.
+
+        Args:
+            daemon: `slurmctld`, or a node, whose slurmd it is.
+            number: of the signal.
+        """
+        process = self._daemons.pop(daemon)
+        process.send_signal(number)
+        process.wait()
+        self._spawn(daemon, list(process.args))
+        self._wait_for(lambda: self._answers() and self._listens(daemon), daemon)
+
+    def mend(self) -> list[str]:
+        """Do what administrators do after an accident, and say what that was.
+
+        SLURM holds jobs that could not start, and takes nodes out of use that it does not trust.
+        """
+        held = self.run("squeue", "--noheader", "--states=PENDING", "--format=%i %r").splitlines()
+        stuck = [line.split()[0] for line in held if "held" in line]
+        states = self.run("sinfo", "--Node", "--noheader", "--partition=gpu", "--format=%N %T")
+        broken = [line.split()[0] for line in states.splitlines() if re.search("down|drain", line)]
+        for job in stuck:
+            self.run("scontrol", "release", job)
+        for node in broken:
+            self.set_node(node, "resume")
+        return [*(f"released job {job}" for job in stuck), *(f"resumed {node}" for node in broken)]
 
     def remember_jobs(self, seconds: int) -> None:
         """Change for how long slurmctld remembers jobs that have ended (`min_job_age`)."""
@@ -391,17 +420,18 @@ class Cluster:
         )
 
     def _daemon(self, *command: str, log: str = "") -> None:
-        with (self.folder / f"{log or command[0]}.log").open("wb") as opened:
-            self._daemons.append(
-                subprocess.Popen(
-                    # A pytest that is itself killed takes the daemons along.
-                    ["setpriv", "--pdeathsig", "KILL", *command],
-                    env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=opened,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+        # A pytest that is itself killed takes the daemons along.
+        self._spawn(log or command[0], ["setpriv", "--pdeathsig", "KILL", *command])
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("ab") as opened:
+            self._daemons[name] = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=opened,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def _none_left(self) -> bool:
@@ -416,7 +446,7 @@ class Cluster:
         """Wait for a daemon to come up, in vain once one of them has ended."""
 
         def ended() -> bool:
-            return any(daemon.poll() is not None for daemon in self._daemons)
+            return any(daemon.poll() is not None for daemon in self._daemons.values())
 
         wait_for(lambda: condition() or ended(), 60, what)
         if ended():
@@ -425,6 +455,12 @@ class Cluster:
     def _listens(self, daemon: str) -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self._ports[daemon])) == 0
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.run("sinfo"))
+        except RuntimeError:  # slurmctld is not up yet
+            return False
 
     def _all_idle(self) -> bool:
         try:

@@ -34,6 +34,14 @@ SOON = ("--slurm-init-seconds-before-status-checks", "3")
 WAITING_OR_RUNNING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"}
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the soak unless it is asked for with -m soak."""
+    if "soak" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("soak")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 class BackgroundProgram:
     """A program in the background, in a process group of its own; its output goes to a file."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind():
     assert any("MinJobAge value (-1) is less than zero" in note for note in raised.value.__notes__)
     assert not cluster.pids()
     assert not cluster.folder.exists()
+
+
+def test_jobs_outlive_the_daemons_that_are_started_again():
+    with Cluster(nodes=1) as cluster:
+        number = cluster.submit("sleep 10")
+        wait_for(lambda: cluster.job(number).state == "RUNNING", 30, "the job to run")
+        cluster.restart("slurmctld", signal.SIGTERM)
+        cluster.restart("n1", signal.SIGKILL)
+        assert cluster.job(number).state == "RUNNING"
+        wait_for(lambda: cluster.job(number).state == "COMPLETED", 60, "the job to end")
+        assert cluster.mend() == []
 
 
 def test_shards_are_jobs_that_see_one_gpu_each(project, undisturbed):

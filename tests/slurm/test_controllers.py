@@ -1,21 +1,25 @@
 """Controllers that die, that wait for nothing, that are one too many."""
 
-import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 
-import psutil
 import pytest
 
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import SHARDS, SOON, ClusterProject, assert_same_results
+from tests.slurm.controllers import (
+    all_in_training,
+    launch,
+    launched,
+    must_go,
+    processes_of,
+    said,
+    started,
+)
 from tests.workflow.conftest import CHECKOUT, Project
-from transfer_influence.operation.presence import claims_on
 
 ALL_MODELS = Counter(range(24))
 # One core each, or the eight jobs would not all fit beside the controller's.
@@ -33,72 +37,13 @@ def project(converted) -> Iterator[ClusterProject]:
     launch(converted, "--cancel")
 
 
-def launch(project: ClusterProject, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Call scripts/launch.py in the project's folder."""
-    return subprocess.run(
-        [sys.executable, str(CHECKOUT / "scripts" / "launch.py"), "config/tiny.yaml", *arguments],
-        cwd=project.folder,
-        env={**project.cluster.environment, "PYTHONPATH": str(CHECKOUT / "workflow")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def launched(project: ClusterProject, *shards: str) -> None:
+def start(project: ClusterProject, *shards: str) -> None:
     """Start a controller for some shards of source models."""
-    run = launch(project, *PATIENCE, "--", *project.sources(*shards), *OPTIONS)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "the controller is SLURM job" in run.stdout
-
-
-def started(project: ClusterProject, *shards: str) -> Counter[int]:
-    """Return how often the training of each model began, from the logs."""
-    logs = [project.log(shard) for shard in shards]
-    text = "".join(log.read_text() for log in logs if log.exists())
-    return Counter(int(number) for number in re.findall(r"source model (\d+): starts", text))
+    launched(project, *PATIENCE, "--", *project.sources(*shards), *OPTIONS)
 
 
 def finished(project: ClusterProject, *shards: str) -> bool:
     return all((project.results / "sources" / f"{shard}.parquet").exists() for shard in shards)
-
-
-def said(project: ClusterProject) -> str:
-    log = project.results / "logs" / "controller.log"
-    return log.read_text() if log.exists() else ""
-
-
-def processes_of(project: ClusterProject) -> dict[str, psutil.Process]:
-    """Return the processes that run a study, by role."""
-    claims = claims_on(project.results)
-    holders = {role: claims.holder(role) for role in ("controller", "snakemake")}
-    return {
-        role: psutil.Process(holder.process)
-        for role, holder in holders.items()
-        if holder and not holder.is_dead()
-    }
-
-
-@contextlib.contextmanager
-def all_in_training(project: ClusterProject) -> Iterator[None]:
-    """Hold all eight shards in the middle of their training, for the time of the block."""
-    held: dict[str, int] = {}
-
-    def hold() -> bool:
-        for shard in SHARDS:
-            if shard not in held and started(project, shard) and (pid := project.training(shard)):
-                os.kill(pid, signal.SIGSTOP)
-                held[shard] = pid
-        return len(held) == len(SHARDS)
-
-    wait_for(hold, 180, "eight shards to be trained")
-    try:
-        yield
-        assert all(psutil.Process(pid).status() == "stopped" for pid in held.values())
-    finally:
-        for pid in held.values():
-            os.kill(pid, signal.SIGCONT)
 
 
 def assert_undisturbed(project: ClusterProject, undisturbed: Project) -> None:
@@ -110,12 +55,12 @@ def assert_undisturbed(project: ClusterProject, undisturbed: Project) -> None:
 
 
 def test_a_killed_launcher_and_its_jobs_are_taken_over_by_the_next(project, undisturbed):
-    launched(project, *SHARDS)
-    with all_in_training(project):
+    start(project, *SHARDS)
+    with all_in_training(project, *SHARDS):
         for process in processes_of(project).values():
             process.kill()
         wait_for(lambda: len(project.jobs()) == len(SHARDS), 60, "the controller's job to end")
-        launched(project, *SHARDS)
+        start(project, *SHARDS)
         wait_for(lambda: "waits for 8 job(s)" in said(project), 60, "its first words")
     wait_for(lambda: "the study is finished" in said(project), 240, "the study to end")
     assert_undisturbed(project, undisturbed)
@@ -123,7 +68,7 @@ def test_a_killed_launcher_and_its_jobs_are_taken_over_by_the_next(project, undi
 
 def test_a_killed_snakemake_and_its_jobs_are_taken_over_by_the_next(project, undisturbed):
     project.start(*project.sources(*SHARDS))
-    with all_in_training(project):
+    with all_in_training(project, *SHARDS):
         project.programs[0].kill()
         locked = project.start(*project.sources(*SHARDS))
         assert locked.wait(60) == 1
@@ -137,12 +82,12 @@ def test_a_killed_snakemake_and_its_jobs_are_taken_over_by_the_next(project, und
 
 
 def test_a_controller_that_must_go_leaves_its_jobs_and_comes_back(project, undisturbed):
-    launched(project, *SHARDS)
-    with all_in_training(project):
-        (controller,) = [job for job in project.jobs() if job.name == "tiny-controller"]
-        # What SLURM sends before a time limit.
-        project.cluster.run("scancel", "--signal", "USR2", str(controller.id))
+    start(project, *SHARDS)
+    with all_in_training(project, *SHARDS):
+        must_go(project)
         wait_for(lambda: "stops here and will be started" in said(project), 30, "the signal")
+        # It was asked to end, as it could still record what has finished.
+        wait_for(lambda: "Will exit after finishing" in said(project), 30, "Snakemake's farewell")
         wait_for(lambda: "waits for 8 job(s)" in said(project), 120, "its second life")
     wait_for(lambda: "the study is finished" in said(project), 300, "the study to end")
     assert_undisturbed(project, undisturbed)
@@ -150,7 +95,7 @@ def test_a_controller_that_must_go_leaves_its_jobs_and_comes_back(project, undis
 
 def test_a_second_controller_is_refused_whoever_starts_it(project):
     shard = SHARDS[0]
-    launched(project, shard)
+    start(project, shard)
     wait_for(lambda: project.training(shard), 120, "the shard to be trained")
     second = launch(project, "--", *project.sources(shard))
     assert second.returncode == 1
@@ -171,7 +116,7 @@ def test_a_second_controller_is_refused_whoever_starts_it(project):
 
 
 def test_cancel_ends_the_controller_and_its_jobs(project):
-    launched(project, *SHARDS[:2])
+    start(project, *SHARDS[:2])
     wait_for(lambda: project.training(SHARDS[0]), 120, "a shard to be trained")
     run = launch(project, "--cancel")
     assert run.returncode == 0, run.stderr
@@ -183,7 +128,7 @@ def test_cancel_ends_the_controller_and_its_jobs(project):
 
 def test_jobs_that_slurm_has_forgotten_do_not_hold_up_a_study(project, undisturbed):
     shard, cluster = SHARDS[0], project.cluster
-    launched(project, shard)
+    start(project, shard)
     wait_for(lambda: project.training(shard), 120, "the shard to be trained")
     snakemake = processes_of(project)["snakemake"]
     snakemake.send_signal(signal.SIGSTOP)

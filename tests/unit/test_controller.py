@@ -1,10 +1,12 @@
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from transfer_influence.operation import controller
-from transfer_influence.operation.controller import end_without_jobs
+from transfer_influence.operation.controller import Controller, end_without_jobs, log_of
 
 LISTENS = """
 import pathlib, signal, sys, time
@@ -36,3 +38,27 @@ def test_a_snakemake_that_has_ended_is_no_mistake():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     end_without_jobs(process.pid)
+
+
+def controller_of(command: list[str], folder: Path) -> Controller:
+    """Return a controller that runs any command as its Snakemake."""
+    log_of(folder).parent.mkdir(parents=True)
+    return Controller(
+        snakemake=command,
+        study="tiny",
+        results=folder,
+        folder=folder,
+        asks_slurm=False,
+        leftovers="wait",
+        patience=60.0,
+        gpus=None,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_what_tells_a_controller_of_its_time_limit_does_not_end_snakemake(number, tmp_path):
+    # SLURM may send it to all processes of a job, and by default it ends them.
+    command = [sys.executable, "-c", f"import os; os.kill(os.getpid(), {number}); print('lives')"]
+    assert controller_of(command, tmp_path).start().wait() == 0
+    assert log_of(tmp_path).read_text() == "lives\n"
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

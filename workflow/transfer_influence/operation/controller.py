@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +113,7 @@ class Controller(Checkpointable):
         """Wait until nothing of an earlier Snakemake is at work, and unlock the folder.
 
         Jobs that have not started are cancelled: they will be submitted anew. Jobs that run are
-        waited for, and their outputs count as finished.
+        waited for; Snakemake records their outputs when it starts.
 
         Raises:
             UserError: a Snakemake is running the study.
@@ -156,7 +158,7 @@ class Controller(Checkpointable):
         env.pop("CUDA_VISIBLE_DEVICES", None)
         if self.gpus is not None:
             env["CUDA_VISIBLE_DEVICES"] = self.gpus
-        with log_of(self.results).open("a") as output:
+        with log_of(self.results).open("a") as output, deaf_children():
             return subprocess.Popen(
                 [*self.snakemake, *arguments],
                 cwd=self.folder,
@@ -182,6 +184,19 @@ class Controller(Checkpointable):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_process": None}
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Start processes that do not hear the signal by which submitit is told of a time limit.
+
+    A SLURM that tracks processes by their parents sends it to all of a job, which would end them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_without_jobs(snakemake: int) -> None:
