@@ -5,7 +5,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lint format
+.PHONY: help setup demo test test-slurm soak lint format
 
 # The tools come from .venv, whatever the user's shell has activated. Only the set-up itself starts
 # from the user's own interpreter (:= takes PATH as it is on that line).
@@ -37,6 +37,10 @@ test: .venv/.complete ## Run the tests, two at a time
 test-slurm: .venv/.complete ## Run the tests that start a SLURM of their own; needs root
 	@bash envs/slurm.sh
 	pytest tests/slurm
+
+soak: .venv/.complete ## Run a study on a SLURM under random accidents for ten minutes; needs root
+	@bash envs/slurm.sh
+	pytest tests/slurm -m soak -s
 
 lint: .venv/.complete ## Check style, types and the workflow; changes nothing
 	ruff check .

@@ -1,48 +1,66 @@
-"""Results of jobs that finished while the controller was away go stale as all others do."""
+"""A controller that goes at its time limit while jobs run leaves no result without a record."""
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
-from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.conftest import SLOW, SOON, ClusterProject
-from tests.slurm.controllers import all_in_training, launch, launched, must_go, said
+from tests.slurm.cluster import wait_for
+from tests.slurm.conftest import SOON, ClusterProject
+from tests.slurm.controllers import (
+    all_in_training,
+    launch,
+    launched,
+    must_go,
+    processes_of,
+    said,
+)
 from tests.slurm.records import assert_all_on_record, assert_change_plans_all_training
-from tests.workflow.conftest import RECIPE, write_project
+from tests.workflow.conftest import RECIPE, STUDY, write_project
 
-pytestmark = pytest.mark.timeout(1800)
+# A whole study runs, a job of a few seconds after another.
+pytestmark = pytest.mark.timeout(1200)
 
-STUDY = {
-    "models": 32,
-    "models_per_job": 8,
-    "source": SLOW["source"],
-    "targets": {"photos": {"modes": ["fixed"], "recipe": RECIPE}},
+SHARDS = [f"{first:06d}-{first + 3:06d}" for first in range(0, 16, 4)]
+WHOLE = {
+    **STUDY,
+    "models": 16,
+    "models_per_job": 4,
+    "source": {**STUDY["source"], "recipe": {**RECIPE, "epochs": 20}},
+    "targets": {"held_out": STUDY["targets"]["held_out"]},
     "counterfactuals": {"orders": ["top"], "counts": [0, 2], "replicates": 2},
 }
-SHARDS = [f"{first:06d}-{first + 7:06d}" for first in range(0, 32, 8)]
+TRAINING = ("train_sources", "transfer", "counterfactual_source", "counterfactual_transfer")
+ONE_CORE = [f"{rule}=1" for rule in TRAINING]
+OPTIONS = ("--patience", "60", "--", "--set-threads", *ONE_CORE, *SOON)
 
 
 @pytest.fixture
-def project(cluster: Cluster, tmp_path) -> Iterator[ClusterProject]:
-    """A small study with counterfactuals; nothing has run yet, and no controller is left."""
-    write_project(tmp_path).write_study(**STUDY)
-    with closing(ClusterProject(tmp_path, cluster=cluster)) as project:
-        yield project
-        launch(project, "--cancel")
+def project(cluster, tmp_path) -> Iterator[ClusterProject]:
+    """A whole study on the cluster; nothing has run yet."""
+    write_project(tmp_path)
+    project = ClusterProject(tmp_path, cluster=cluster)
+    project.write_study(**WHOLE)
+    yield project
+    launch(project, "--cancel")
+    project.close()
 
 
-def test_results_that_finished_unseen_are_on_record_and_go_stale(project):
-    everything = project.planned()
-    launched(project, "--patience", "60", "--", *SOON)
+def let_jobs_finish_without_a_snakemake(project: ClusterProject) -> None:
+    """End the controller as its time limit does, and let its jobs run on only after that."""
     with all_in_training(project, *SHARDS):
         must_go(project)
-        wait_for(lambda: "job(s) of an earlier run" in said(project), 120, "its second life")
+        wait_for(lambda: "stops here and will be started" in said(project), 60, "the signal")
+        wait_for(lambda: "snakemake" not in processes_of(project), 120, "Snakemake to end")
+    wait_for(lambda: "waits for" in said(project), 120, "the controller's second life")
+
+
+def test_a_study_whose_controller_was_away_misses_no_changed_setting(project):
+    everything = project.planned()
+    launched(project, *OPTIONS)
+    let_jobs_finish_without_a_snakemake(project)
     wait_for(lambda: "the study is finished" in said(project), 900, "the study to end")
-    assert "(Rule: train_sources)" not in said(project)  # no Snakemake saw them finish
     assert_all_on_record(project)
-    assert_change_plans_all_training(project, STUDY, everything)
+    assert_change_plans_all_training(project, WHOLE, everything)
     shutil.rmtree(project.folder / ".snakemake" / "metadata")
-    assert project.planned() == set()
-    assert_change_plans_all_training(project, STUDY, everything)
+    assert_change_plans_all_training(project, WHOLE, everything)

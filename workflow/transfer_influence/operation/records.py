@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import snakemake.workflow
+from snakemake.exceptions import WorkflowError
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord, ParamsChange
 from snakemake.persistence.file import FilePersistence
 
@@ -36,7 +37,8 @@ from transfer_influence.provenance import (
 )
 
 SAME = "origin:same"  # what stands for the checksum of an input that is judged by its content
-KEPT = ("settings", "inputs", "code", "digest", "companions")  # of a provenance, in a record
+DECIDING = ("settings", "inputs", "code")
+KEPT = (*DECIDING, "digest", "companions")  # of a provenance, in a record
 
 
 def install() -> None:
@@ -193,7 +195,10 @@ class OriginPersistence(FilePersistence):
             known = _digest_in(told, path) if told else None
             if known is None and not os.path.exists(path):
                 return None
-            self._identities[path] = known or identity(Path(path))
+            try:
+                self._identities[path] = known or identity(Path(path))
+            except UserError as error:
+                raise WorkflowError(str(error)) from None
         return self._identities[path]
 
     def _recorded(self, job: Any) -> dict[str, Any] | None:
@@ -207,9 +212,10 @@ class OriginPersistence(FilePersistence):
     def _read(self, path: str) -> dict[str, Any] | None:
         if path not in self._told:
             try:
-                self._told[path] = find_provenance(Path(path))
+                told = find_provenance(Path(path))
             except OSError:
-                self._told[path] = None
+                told = None
+            self._told[path] = told if told and set(DECIDING) <= set(told) else None
         return self._told[path]
 
     def _record(self, job: Any, told: dict[str, Any] | None) -> None:
