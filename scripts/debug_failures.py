@@ -4,9 +4,9 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.applications.failures import write_failures
+from transfer_influence.applications.failures import list_failures
 from transfer_influence.datasets.sidecar import read_sidecar
-from transfer_influence.figures.tables import first_rows, save_table
+from transfer_influence.figures.tables import save_listing
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 
@@ -24,17 +24,16 @@ def main() -> None:
             "transfers": arguments.transfers,
             "sources": arguments.sources,
         }
-        write_failures(
+        table = list_failures(
             summary=arguments.summary,
             influences=arguments.influences,
             examples=examples,
             classes=read_sidecar(sidecar).classes,
             transfers=arguments.transfers,
             sources=arguments.sources,
-            path=arguments.output,
-            provenance=Origin.of({}, inputs, arguments.code).provenance(),
         )
-        save_table(first_rows(arguments.output), arguments.csv)
+        provenance = Origin.of({}, inputs, arguments.code).provenance()
+        save_listing(table, arguments.output, arguments.csv, provenance)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.applications.pairs import write_pairs
-from transfer_influence.figures.tables import first_rows, save_table
+from transfer_influence.applications.pairs import list_pairs
+from transfer_influence.figures.tables import save_listing
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 
@@ -20,14 +20,9 @@ def main() -> None:
             "target": arguments.target / "dataset.json",
             "target_examples": arguments.target / "test.examples.parquet",
         }
-        write_pairs(
-            influences=arguments.influences,
-            source=arguments.source,
-            target=arguments.target,
-            path=arguments.output,
-            provenance=Origin.of({}, inputs, arguments.code).provenance(),
-        )
-        save_table(first_rows(arguments.output), arguments.csv)
+        table = list_pairs(arguments.influences, arguments.source, arguments.target)
+        provenance = Origin.of({}, inputs, arguments.code).provenance()
+        save_listing(table, arguments.output, arguments.csv, provenance)
 
 
 def parser() -> argparse.ArgumentParser:

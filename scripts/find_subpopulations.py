@@ -4,11 +4,11 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.applications.subpopulations import write_carriers, write_helped
+from transfer_influence.applications.subpopulations import list_carriers, write_helped
 from transfer_influence.datasets.sidecar import read_sidecar
-from transfer_influence.figures.tables import first_rows, save_table
+from transfer_influence.figures.tables import first_rows, save_listing, save_table
 from transfer_influence.progress import command_line
-from transfer_influence.provenance import Origin, with_companions
+from transfer_influence.provenance import Origin
 
 EXAMPLES = "test.examples.parquet"
 
@@ -22,10 +22,13 @@ def main() -> None:
         classes = read_sidecar(sidecar).classes
         write_helped(arguments.influences, examples, classes, arguments.helped, origin.provenance())
         save_table(first_rows(arguments.helped), arguments.helped_csv)
-        companions = {path.name: path for path in (arguments.helped, arguments.helped_csv)}
-        provenance = with_companions(origin.provenance(), companions)
-        write_carriers(arguments.influences, classes, arguments.carriers, provenance)
-        save_table(first_rows(arguments.carriers), arguments.carriers_csv)
+        save_listing(
+            list_carriers(arguments.influences, classes),
+            arguments.carriers,
+            arguments.carriers_csv,
+            origin.provenance(),
+            others=[arguments.helped, arguments.helped_csv],
+        )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.applications.classes import write_extremes
-from transfer_influence.figures.tables import first_rows, save_table
+from transfer_influence.applications.classes import list_extremes
+from transfer_influence.figures.tables import save_listing
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 
@@ -14,8 +14,8 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("list_extremes"):
         origin = Origin.of({}, {"ranking": arguments.ranking}, arguments.code)
-        write_extremes(arguments.ranking, arguments.output, origin.provenance())
-        save_table(first_rows(arguments.output), arguments.csv)
+        table = list_extremes(arguments.ranking)
+        save_listing(table, arguments.output, arguments.csv, origin.provenance())
 
 
 def parser() -> argparse.ArgumentParser:

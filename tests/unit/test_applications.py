@@ -15,23 +15,23 @@ from PIL import Image
 
 from transfer_influence.applications import failures, pairs, subpopulations
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.applications.classes import compare_targets, write_extremes
-from transfer_influence.applications.failures import write_failures
-from transfer_influence.applications.pairs import extreme_pairs, write_pairs
+from transfer_influence.applications.classes import compare_targets, list_extremes
+from transfer_influence.applications.failures import list_failures
+from transfer_influence.applications.pairs import extreme_pairs, list_pairs
 from transfer_influence.applications.pictures import (
     NEAR,
     difference_hash,
     hamming_distance,
     picture_hashes,
 )
-from transfer_influence.applications.subpopulations import write_carriers, write_helped
+from transfer_influence.applications.subpopulations import list_carriers, write_helped
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.errors import UserError
 from transfer_influence.figures.comparison import opposed_classes
 from transfer_influence.figures.style import save
-from transfer_influence.figures.tables import first_rows
+from transfer_influence.figures.tables import first_rows, save_listing
 from transfer_influence.outcomes.tables import list_column, write_table
-from transfer_influence.provenance import Origin, identity, read_provenance
+from transfer_influence.provenance import Origin, fingerprint, identity, read_provenance
 from transfer_influence.subsets import pack
 
 PROVENANCE = Origin({"made": "by hand"}, {}, "").provenance()
@@ -83,14 +83,23 @@ def write_examples(path: Path, labels: np.ndarray) -> Path:
 
 def test_extremes_are_both_ends_of_the_ranking_each_class_once(tmp_path):
     ranking = write_ranking(tmp_path / "ranking.parquet", list(np.arange(50.0)), [True] * 50)
-    write_extremes(ranking, tmp_path / "classes.parquet", PROVENANCE)
-    table = pd.read_parquet(tmp_path / "classes.parquet")
+    table = list_extremes(ranking).to_pandas()
     assert table["rank"].tolist() == [*range(1, 21), *range(31, 51)]
     assert table["unit"].tolist() == [*range(49, 29, -1), *range(19, -1, -1)]
-    assert read_provenance(tmp_path / "classes.parquet")["settings"] == {"made": "by hand"}
     few = write_ranking(tmp_path / "few.parquet", list(np.arange(25.0)), [True] * 25)
-    write_extremes(few, tmp_path / "classes.parquet", PROVENANCE)
-    assert pd.read_parquet(tmp_path / "classes.parquet")["rank"].tolist() == [*range(1, 26)]
+    assert list_extremes(few)["rank"].to_pylist() == [*range(1, 26)]
+
+
+def test_a_listing_vouches_for_the_first_rows_of_it_as_csv(tmp_path):
+    ranking = write_ranking(tmp_path / "ranking.parquet", [3.0, 1 / 3], [True, False])
+    path, csv, other = (tmp_path / name for name in ("listing.parquet", "listing.csv", "other"))
+    other.write_text("written before")
+    save_listing(list_extremes(ranking), path, csv, PROVENANCE, [other])
+    provenance = read_provenance(path)
+    assert provenance["settings"] == {"made": "by hand"}
+    assert provenance["companions"] == {file.name: fingerprint(file) for file in (csv, other)}
+    assert pd.read_csv(csv)["influence"].tolist() == [3.0, 0.33333]
+    assert first_rows(path)["unit"].tolist() == [0, 1]
 
 
 TRANSFERS = [("birds", "fixed"), ("birds", "full"), ("cars", "fixed")]
@@ -282,8 +291,7 @@ def test_each_source_class_is_given_the_examples_that_it_helps_most(tmp_path, in
 
 def test_each_target_class_is_given_the_source_classes_that_carry_it(tmp_path, influences):
     path, values = influences
-    write_carriers(path, CLASSES, tmp_path / "carriers.parquet", PROVENANCE)
-    table = pd.read_parquet(tmp_path / "carriers.parquet")
+    table = list_carriers(path, CLASSES).to_pandas()
     for label, name in enumerate(CLASSES):
         mean = values[:, label::2].mean(axis=1)
         order = [unit for unit in np.argsort(-mean) if mean[unit] > 0]
@@ -299,10 +307,9 @@ def test_influences_that_were_left_out_make_tables_without_rows(tmp_path):
     path = write_influences(tmp_path / "influences.parquet", np.zeros((4, 0)))
     examples = write_examples(tmp_path / "examples.parquet", np.array([0, 1]))
     write_helped(path, examples, CLASSES, tmp_path / "helped.parquet", PROVENANCE)
-    write_carriers(path, CLASSES, tmp_path / "carriers.parquet", PROVENANCE)
     assert len(extreme_pairs(path, 5)[0]) == 0
-    for name, first in [("helped", "unit"), ("carriers", "label")]:
-        found = first_rows(tmp_path / f"{name}.parquet")
+    helped = first_rows(tmp_path / "helped.parquet")
+    for found, first in [(helped, "unit"), (list_carriers(path, CLASSES).to_pandas(), "label")]:
         assert (len(found), found.columns[0]) == (0, first)
 
 
@@ -340,17 +347,15 @@ def failure_table(folder: Path, retrained: list[tuple[Path, Path]], influence: A
     names = ["cat", "dog", "bird"]
     predictions = np.array([[0, 0, 1, 1], [0, 0, 2, 1], [0, 2, 2, 0], [0, 1, 2, 0]])
     summary = write_summary(folder / "summary.parquet", predictions, labels)
-    write_failures(
+    table = list_failures(
         summary,
         write_influences(folder / "influences.parquet", np.array(influence)),
         write_examples(folder / "examples.parquet", labels),
         names,
         [transfers for transfers, _ in retrained],
         [sources for _, sources in retrained],
-        folder / "failures.parquet",
-        PROVENANCE,
     )
-    return pd.read_parquet(folder / "failures.parquet")
+    return table.to_pandas()
 
 
 # Of example 2 the culprits are classes 4, 1 and 3, in this order; of example 1 class 5 only.
@@ -583,8 +588,7 @@ def test_planted_near_duplicates_and_conflicting_labels_are_found(tmp_path):
     influence = np.zeros((5, 4))
     influence[[0, 1, 2, 3], [0, 1, 2, 3]] = 4, -3, 2, 1
     path = write_influences(tmp_path / "influences.parquet", influence)
-    write_pairs(path, source, target, tmp_path / "pairs.parquet", PROVENANCE)
-    table = pd.read_parquet(tmp_path / "pairs.parquet")
+    table = list_pairs(path, source, target).to_pandas()
     assert table["influence"].tolist() == [4, 2, 1, -3]
     assert table["unit"].tolist() == [0, 2, 3, 1]
     assert table["example"].tolist() == [0, 2, 3, 1]
@@ -605,8 +609,7 @@ def test_equal_pixels_are_near_duplicates_whatever_their_hashes(tmp_path, monkey
     target = converted(tmp_path, "target", ["a", "b"], images[2:], images[:2])
     monkeypatch.setattr(pairs, "NEAR", -1)
     path = write_influences(tmp_path / "influences.parquet", np.array([[2.0, -1.0], [-2.0, 1.0]]))
-    write_pairs(path, source, target, tmp_path / "pairs.parquet", PROVENANCE)
-    table = pd.read_parquet(tmp_path / "pairs.parquet").set_index(["unit", "example"])
+    table = list_pairs(path, source, target).to_pandas().set_index(["unit", "example"])
     assert table["same_pixels"].to_dict() == {(i, j): i == j for i, j in np.ndindex(2, 2)}
     assert table["near_duplicate"].equals(table["same_pixels"])
     assert not table["conflicting"].any()

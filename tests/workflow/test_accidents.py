@@ -4,11 +4,13 @@ After each accident the study is changed, and `snakemake -n` must plan the jobs 
 concerns: none is missing and none is added by the accident.
 """
 
+import base64
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -123,10 +125,7 @@ def give_times(project: Project, time: Callable[[int], float]) -> None:
 
 def test_the_records_of_all_results_hold_what_these_say_of_themselves(finished):
     rules = set()
-    for path in metadata(finished).rglob("*"):
-        if not path.is_file():
-            continue
-        record = json.loads(path.read_text())
+    for record in records(finished).values():
         told = json.loads(record["params"][0])
         carried = find_provenance(finished.folder / told.pop("account"))
         assert carried is not None
@@ -135,6 +134,28 @@ def test_the_records_of_all_results_hold_what_these_say_of_themselves(finished):
         rules.add(record["rule"])
     ran = {path.name.removesuffix(".log") for path in (finished.results / "logs").iterdir()}
     assert rules == ran
+
+
+def test_one_output_of_each_job_vouches_for_all_others(finished):
+    outputs: dict[str, set[str]] = {}
+    companions: dict[str, set[str]] = {}
+    for file, record in records(finished).items():
+        told = json.loads(record["params"][0])
+        outputs.setdefault(told["account"], set()).add(Path(file).name)
+        companions[told["account"]] = set(told.get("companions", {}))
+    for account, files in outputs.items():
+        assert companions[account] == files - {Path(account).name}
+
+
+def records(project: Project) -> dict[str, dict[str, Any]]:
+    """Return the records of Snakemake by the file that each is about."""
+    found = {}
+    for path in metadata(project).rglob("*"):
+        if path.is_file():
+            parts = path.relative_to(metadata(project)).parts
+            encoded = "".join(part.removeprefix("@") for part in parts)
+            found[base64.b64decode(encoded, b"_-").decode()] = json.loads(path.read_text())
+    return found
 
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
@@ -156,6 +177,15 @@ def test_a_result_restored_from_another_one_is_made_again(finished_copy):
     os.utime(summaries / "full.parquet", (OLD, OLD))
     planned = finished_copy.planned()
     assert planned == summary_and_after("photos, full")
+
+
+def test_a_table_of_the_report_restored_from_another_one_is_made_again(finished_copy):
+    report = finished_copy.results / "report" / "photos"
+    shutil.copyfile(report / "fixed" / "classes.csv", report / "full" / "classes.csv")
+    os.utime(report / "full" / "classes.csv", (OLD, OLD))
+    assert finished_copy.planned() == {
+        "List the most helpful and most harmful classes for photos, full"
+    }
 
 
 def test_a_dry_run_says_in_plain_words_why_and_changes_no_file(finished_copy):

@@ -16,14 +16,14 @@ from transfer_influence.outcomes.tables import read_table, write_table
 SIDE = 20  # source classes listed at either end of a ranking
 
 
-def write_extremes(ranking: Path, path: Path, provenance: str) -> None:
-    """Write the 20 most helpful and the 20 most harmful source classes, each once.
+def list_extremes(ranking: Path) -> pa.Table:
+    """Return the 20 most helpful and the 20 most harmful source classes, each once.
 
     Columns: those of the ranking.
     """
     rows = read_table(ranking, ["rank", *RANKED]).sort_by("rank")
     ends = np.unique(np.r_[: min(SIDE, len(rows)), max(0, len(rows) - SIDE) : len(rows)])
-    write_table(rows.take(pa.array(ends)), path, provenance)
+    return rows.take(pa.array(ends))
 
 
 def compare_targets(

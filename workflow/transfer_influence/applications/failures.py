@@ -19,7 +19,6 @@ from transfer_influence.outcomes.tables import (
     matrix,
     open_table,
     read_table,
-    write_table,
 )
 from transfer_influence.subsets import unpack
 
@@ -64,17 +63,15 @@ class Retrained:
     is_correct: np.ndarray
 
 
-def write_failures(
+def list_failures(
     summary: Path,
     influences: Path,
     examples: Path,
     classes: list[str],
     transfers: list[Path],
     sources: list[Path],
-    path: Path,
-    provenance: str,
-) -> None:
-    """Write the target test examples that most models get wrong, and who is to blame.
+) -> pa.Table:
+    """Return the target test examples that most models get wrong, and who is to blame.
 
     One row an example and culprit, of which there are at most 3; at most 200 examples, the worst
     first. Columns: `example` (index in the target's test split), `name`, `class`; `predicted`, the
@@ -96,8 +93,6 @@ def write_failures(
         classes: names of the target's classes.
         transfers: tables of retrained models, transferred; may be none.
         sources: tables of the retrained source models, in the same order.
-        path: Parquet file to write.
-        provenance: of the output.
     """
     share = share_correct(summary)
     failed = failures(share)
@@ -116,7 +111,7 @@ def write_failures(
     judged = culprits(influences, failed, retrained)
     rows = about.merge(judged, how="left", left_index=True, right_on="failure")
     table = pa.Table.from_pandas(rows.drop(columns="failure"), WRITTEN, preserve_index=False)
-    write_table(table.replace_schema_metadata(None), path, provenance)
+    return table.replace_schema_metadata(None)
 
 
 def share_correct(summary: Path) -> np.ndarray:
@@ -162,7 +157,7 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
 
     Returns:
         One row an example and culprit: `failure`, position in `examples`, and the columns of
-        `write_failures` from `place` on.
+        `list_failures` from `place` on.
     """
     units = open_table(influences).metadata.num_rows
     found = leaders(influences, "example", examples, CULPRITS, sign=-1)
@@ -201,7 +196,7 @@ def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarra
 def _check(
     removed: np.ndarray, control: np.ndarray, whole: np.ndarray
 ) -> tuple[int | float | bool | None, ...]:
-    """Compare which models of the three kinds are right; see `write_failures`."""
+    """Compare which models of the three kinds are right; see `list_failures`."""
     kinds = (removed, control, whole)
     shares = [float(correct.mean()) if len(correct) else None for correct in kinds]
     corrected = None

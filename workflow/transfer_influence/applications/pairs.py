@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 from transfer_influence.applications.blocks import blocks
 from transfer_influence.applications.pictures import NEAR, hamming_distance, picture_hashes
 from transfer_influence.datasets.sidecar import read_sidecar
-from transfer_influence.outcomes.tables import read_table, write_table
+from transfer_influence.outcomes.tables import read_table
 
 MOST_PAIRS = 200  # of each sign
 
 
-def write_pairs(influences: Path, source: Path, target: Path, path: Path, provenance: str) -> None:
-    """Write the 200 most helpful and the 200 most harmful pairs of a source and a target image.
+def list_pairs(influences: Path, source: Path, target: Path) -> pa.Table:
+    """Return the 200 most helpful and the 200 most harmful pairs of a source and a target image.
 
     Columns: `unit`, `unit_name`, `unit_class` of the source's training image; `example` (index in
     the target's test split), `name`, `class` of the target's test image; `influence`,
@@ -30,8 +30,6 @@ def write_pairs(influences: Path, source: Path, target: Path, path: Path, proven
         influences: table of influences of source examples.
         source: folder of the converted source data set.
         target: folder of the converted target data set.
-        path: Parquet file to write.
-        provenance: of the output.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -44,7 +42,7 @@ def write_pairs(influences: Path, source: Path, target: Path, path: Path, proven
     )
     same = pc.equal(sources["digest"], targets["digest"])
     near = pc.or_(same, pa.array(distance <= NEAR))
-    table = pa.table(
+    return pa.table(
         {
             "unit": unit.astype(np.int32),
             "unit_name": sources["name"],
@@ -60,7 +58,6 @@ def write_pairs(influences: Path, source: Path, target: Path, path: Path, proven
             "conflicting": _conflicting(source, target, sources, targets, near),
         }
     )
-    write_table(table, path, provenance)
 
 
 def extreme_pairs(influences: Path, count: int) -> tuple[np.ndarray, ...]:

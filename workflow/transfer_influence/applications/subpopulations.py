@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.outcomes.tables import read_table, table_writer, write_table
+from transfer_influence.outcomes.tables import read_table, table_writer
 
 MOST_HELPED = 10  # target examples listed for each source class
 CARRIERS = 10  # source classes listed for each target class
@@ -78,8 +78,8 @@ def write_helped(
             writer.write_table(pa.Table.from_arrays(arrays, schema=HELPED))
 
 
-def write_carriers(influences: Path, classes: list[str], path: Path, provenance: str) -> None:
-    """Write the 10 source classes that carry each target class: that help it most.
+def list_carriers(influences: Path, classes: list[str]) -> pa.Table:
+    """Return the 10 source classes that carry each target class: that help it most.
 
     Columns: `label` and `class`, number and name of the target class; `place` (1 = helps most);
     `unit`, `unit_name` of the source class; `influence`, `standard_error`. Source classes that do
@@ -87,18 +87,17 @@ def write_carriers(influences: Path, classes: list[str], path: Path, provenance:
     `influence.largest_table_gb`, or the outcome is one for the whole target.
     """
     best = leaders(influences, "class", np.arange(len(classes)), CARRIERS, sign=1)
-    table = CARRIED.empty_table()
-    if best is not None:
-        label, place = np.nonzero(best.influence.T > 0)
-        at = place, label
-        columns = [
-            label.astype(np.int32),
-            pa.array(classes).take(pa.array(label)),
-            (place + 1).astype(np.int32),
-            best.units[at].astype(np.int32),
-            best.names[at],
-            best.influence[at],
-            pa.array(best.standard_error[at], from_pandas=True),
-        ]
-        table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=CARRIED)
-    write_table(table, path, provenance)
+    if best is None:
+        return CARRIED.empty_table()
+    label, place = np.nonzero(best.influence.T > 0)
+    at = place, label
+    columns = [
+        label.astype(np.int32),
+        pa.array(classes).take(pa.array(label)),
+        (place + 1).astype(np.int32),
+        best.units[at].astype(np.int32),
+        best.names[at],
+        best.influence[at],
+        pa.array(best.standard_error[at], from_pandas=True),
+    ]
+    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=CARRIED)

@@ -1,12 +1,15 @@
 """Tables of the report, and reading the tables that figures are drawn from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
-from transfer_influence.outcomes.tables import open_table, read_table
+from transfer_influence.outcomes.tables import open_table, read_table, write_table
+from transfer_influence.provenance import with_companions
 
 MOST_ROWS = 10_000  # of a table
 
@@ -15,6 +18,23 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, atomically, with five significant digits."""
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
+
+
+def save_listing(
+    table: pa.Table, path: Path, csv: Path, provenance: str, others: Sequence[Path] = ()
+) -> None:
+    """Write a table as Parquet, and its first rows as CSV for the report.
+
+    Args:
+        table: what to write.
+        path: Parquet file to write last, with the provenance.
+        csv: CSV file to write.
+        provenance: of the table, as JSON.
+        others: further outputs of the job, written before, which the table is to vouch for.
+    """
+    save_table(table.slice(0, MOST_ROWS).to_pandas(), csv)
+    companions = {file.name: file for file in (csv, *others)}
+    write_table(table, path, with_companions(provenance, companions))
 
 
 def first_rows(path: Path) -> pd.DataFrame:
