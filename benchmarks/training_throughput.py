@@ -50,16 +50,15 @@ from transfer_influence.config.stages import SourceStage, source_stage
 from transfer_influence.config.study import check_study
 from transfer_influence.datasets.beton import decode_all, share_of_cpus
 from transfer_influence.datasets.conversion import convert
-from transfer_influence.datasets.loaders import Batch, Loader, open_loader
+from transfer_influence.datasets.loaders import Batch, Loader
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
-from transfer_influence.models.building import build_model, place
-from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models
 from transfer_influence.training.devices import best_device, device_name
-from transfer_influence.training.loop import Normalize, train
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.trainer import Trainer
 from transfer_influence.vision import torchvision
 
 SEEDS = TrainingSeeds(weights=0, order=0, augmentation=0)
@@ -165,35 +164,31 @@ def compare(
 ) -> list[Row]:
     """Time the same training with each loader."""
     workers = arguments.workers
-    sidecar = read_sidecar(data / "dataset.json")
     rows = []
     for name in arguments.loaders:
-        normalize: nn.Module = Normalize(sidecar, device)
+        kind = {"one batch": "resident", "dataloader": "auto"}.get(name, name)
+        trainer = Trainer(data, recipe.model_copy(update={"loader": kind}), device, workers)
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        loader: Loader
         if name == "dataloader":
-            loader = Reference(reference, np.load(data / "train.labels.npy"), device, workers)
-            normalize = nn.Identity()  # done by the workers
-        else:
-            kind = "resident" if name == "one batch" else name
-            changed = recipe.model_copy(update={"loader": kind})
-            loader = open_loader(data, "train", changed, device, workers)
+            labels = np.load(data / "train.labels.npy")
+            trainer.train_loader = Reference(reference, labels, device, workers)
+            trainer.normalize = nn.Identity()  # done by the workers
         if name == "one batch":
-            loader = OneBatch(loader)
+            trainer.train_loader = OneBatch(trainer.train_loader)
+        examples = np.arange(len(trainer.train_loader.labels))
         opened = time.perf_counter() - started
-        model = place(build_model(architecture, len(sidecar.classes), 0), device)
+        model = trainer.build(architecture, seed=0)
         seconds = []
         for _ in range(arguments.warm_up + arguments.repetitions):
             synchronize(device)
             started = time.perf_counter()
-            examples = np.arange(len(loader.labels))
-            train(model, loader, examples, normalize, recipe, SEEDS, device, name)
+            trainer.fit(model, examples, SEEDS, name)
             synchronize(device)
             seconds.append(time.perf_counter() - started)
-        images = recipe.epochs * (len(loader.labels) // recipe.batch_size) * recipe.batch_size
+        images = recipe.epochs * (len(examples) // recipe.batch_size) * recipe.batch_size
         counted = seconds[arguments.warm_up :]
         row: Row = {
             "case": case,
@@ -377,10 +372,8 @@ def train_shard(
             table = Path(name, f"{first}.parquet")
             train_sources(
                 models=source_models(stage, range(first, first + size), classes),
-                unit="class",
+                stage=stage,
                 data=data,
-                architecture=stage.architecture,
-                recipe=stage.recipe,
                 weights=Path(name, f"{first}.safetensors"),
                 table=table,
                 origin=Origin({}, {}, "benchmark"),

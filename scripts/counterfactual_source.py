@@ -9,9 +9,9 @@ from transfer_influence.config.stages import RemovalStage
 from transfer_influence.counterfactual.removals import mask_digest, retrained_model
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
+from transfer_influence.training.sources import train_sources
 
 
 def main() -> None:
@@ -30,10 +30,8 @@ def main() -> None:
             inputs["ranking"] = arguments.ranking
         train_sources(
             models=[model],
-            unit=stage.unit,
+            stage=stage,
             data=arguments.data,
-            architecture=stage.architecture,
-            recipe=stage.recipe,
             weights=arguments.weights,
             table=arguments.table,
             origin=Origin.of(settings, inputs, arguments.code, work),

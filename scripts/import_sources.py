@@ -11,10 +11,10 @@ from transfer_influence.config.study import checkpoint_path, shard_models
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.models.checkpoints import digest_checkpoints
-from transfer_influence.outcomes.shards import import_sources
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import imported_models, pack
+from transfer_influence.training.imports import import_sources
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import shard_models
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, file_digest
 from transfer_influence.subsets import source_models
+from transfer_influence.training.sources import train_sources
 
 
 def main() -> None:
@@ -28,10 +28,8 @@ def main() -> None:
         inputs = {"sidecar": sidecar, **({"listed": listed} if listed else {})}
         train_sources(
             models=source_models(stage, arguments.shard, unit_names(arguments.data, unit)),
-            unit=unit,
+            stage=stage,
             data=arguments.data,
-            architecture=stage.architecture,
-            recipe=stage.recipe,
             weights=arguments.weights,
             table=arguments.table,
             origin=Origin.of(settings, inputs, arguments.code, work),

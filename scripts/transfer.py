@@ -8,9 +8,9 @@ from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import TransferStage
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes.shards import transfer
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, identity
+from transfer_influence.training.transfers import transfer
 
 
 def main() -> None:

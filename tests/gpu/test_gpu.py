@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,19 +11,19 @@ import torch
 import yaml
 
 from transfer_influence.config.recipe import Architecture, Augmentation, Recipe, TargetRecipe
-from transfer_influence.config.stages import TransferStage
+from transfer_influence.config.stages import SourceStage, TransferStage
+from transfer_influence.config.study import Subset
 from transfer_influence.datasets.beton import BetonStream
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.datasets.loaders import Loader, ResidentLoader, StreamLoader, open_loader
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model, freeze_for, place
-from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import SourceModel
-from transfer_influence.training.evaluation import evaluate
-from transfer_influence.training.loop import Normalize, augmentation_key, epoch_order, train
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.trainer import Trainer, augmentation_key, epoch_order
+from transfer_influence.training.transfers import transfer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -257,17 +258,14 @@ def test_outcomes_are_those_of_the_cpu(data: Path) -> None:
 
 
 def trained_model(data: Path, recipe: Recipe, device: torch.device) -> torch.nn.Module:
-    loader = open_loader(data, "train", recipe, device, 2)
-    normalize = Normalize(read_sidecar(data / "dataset.json"), device)
-    model = place(build_model(SMALL, CLASSES, SEEDS.weights), device)
-    train(model, loader, np.arange(len(loader.labels)), normalize, recipe, SEEDS, device, "model")
+    trainer = Trainer(data, recipe, device, workers=2)
+    model = trainer.build(SMALL, SEEDS.weights)
+    trainer.fit(model, np.arange(len(trainer.train_loader.labels)), SEEDS, "model")
     return model
 
 
 def evaluated(model: torch.nn.Module, data: Path, recipe: Recipe, device: torch.device):
-    loader = open_loader(data, "test", recipe, device, 2)
-    normalize = Normalize(read_sidecar(data / "dataset.json"), device)
-    return evaluate(model, loader, np.arange(len(loader.labels)), normalize, recipe, device)
+    return Trainer(data, recipe, device, workers=2).evaluate(model)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
@@ -298,9 +296,7 @@ def test_convolutions_see_channels_last_in_the_chosen_precision(
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(look)
-    loader = open_loader(data, "train", recipe, CUDA, 2)
-    normalize = Normalize(read_sidecar(data / "dataset.json"), CUDA)
-    train(model, loader, np.arange(32), normalize, recipe, SEEDS, CUDA, "model")
+    Trainer(data, recipe, CUDA, workers=2).fit(model, np.arange(32), SEEDS, "model")
     assert seen
     assert np.all(seen)
 
@@ -313,9 +309,7 @@ def test_fixed_mode_trains_the_head_alone(data: Path) -> None:
     freeze_for(model, "fixed")
     model = place(model, CUDA)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    loader = open_loader(data, "train", recipe, CUDA, 2)
-    normalize = Normalize(read_sidecar(data / "dataset.json"), CUDA)
-    train(model, loader, np.arange(64), normalize, recipe, SEEDS, CUDA, "model")
+    Trainer(data, recipe, CUDA, workers=2).fit(model, np.arange(64), SEEDS, "model")
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -337,23 +331,22 @@ def test_shards_resume_and_transfer(
         for number, mask in enumerate(masks)
     ]
     trained: list[str] = []
-    real_train, allowed = train, 2
+    fit, allowed = Trainer.fit, 2
 
-    def counted(*arguments: object, **others: object) -> None:
+    def counted(trainer: Trainer, *arguments: Any, **others: Any) -> None:
         if len(trained) == allowed:
             raise PreemptedError
-        trained.append(str(arguments[-1]))
-        real_train(*arguments, **others)
+        trained.append(arguments[-1])
+        fit(trainer, *arguments, **others)
 
-    monkeypatch.setattr(shards, "train", counted)
+    monkeypatch.setattr(Trainer, "fit", counted)
+    stage = SourceStage(seed=0, subset=Subset(fraction=0.5), architecture=SMALL, recipe=recipe)
 
     def sources() -> None:
-        shards.train_sources(
+        train_sources(
             models=models,
-            unit="class",
+            stage=stage,
             data=data,
-            architecture=SMALL,
-            recipe=recipe,
             weights=tmp_path / "sources.safetensors",
             table=tmp_path / "sources.parquet",
             origin=Origin({}, {}, "0"),
@@ -376,7 +369,7 @@ def test_shards_resume_and_transfer(
         stage = TransferStage(
             seed=0, target="stripes", mode=mode, architecture=SMALL, recipe=target
         )
-        shards.transfer(
+        transfer(
             weights=tmp_path / "sources.safetensors",
             sources=tmp_path / "sources.parquet",
             stage=stage,

@@ -366,15 +366,17 @@ class Cluster:
             "GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1;\n"
         )
         self._daemon(
-            *("mariadbd", "--no-defaults", "--user=root", f"--datadir={data}"),
-            *(f"--socket={mariadb_socket}", f"--pid-file={self.folder / 'mariadb.pid'}"),
-            *(
-                "--bind-address=127.0.0.1",
-                f"--port={self._ports['mariadbd']}",
-                "--skip-name-resolve",
-            ),
-            # No waiting for the disk.
-            *("--innodb-flush-log-at-trx-commit=0", f"--init-file={statements}"),
+            "mariadbd",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={data}",
+            f"--socket={mariadb_socket}",
+            f"--pid-file={self.folder / 'mariadb.pid'}",
+            "--bind-address=127.0.0.1",
+            f"--port={self._ports['mariadbd']}",
+            "--skip-name-resolve",
+            "--innodb-flush-log-at-trx-commit=0",  # no waiting for the disk
+            f"--init-file={statements}",
         )
         self._wait_for(lambda: self._listens("mariadbd"), "mariadbd")
         conf = self.folder / "slurmdbd.conf"

@@ -1,6 +1,8 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.conftest import CLASSES, TEST_PER_CLASS, recipe_values
 
 from transfer_influence.config.stages import SourceStage, TransferStage
@@ -8,9 +10,10 @@ from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.operation.calibration import _Bench, calibrate, process_seconds
 from transfer_influence.operation.costs import Calibration, read_calibration
-from transfer_influence.outcomes.shards import train_sources
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import source_models
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.trainer import Trainer
 
 ALONE = JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop")
 ARCHITECTURE = {"name": "small_resnet", "width": 4}
@@ -62,8 +65,10 @@ def test_a_source_models_weights_take_what_they_take_in_a_real_shard(planted, tm
     weights, table = tmp_path / "s.safetensors", tmp_path / "s.parquet"
     train_sources(
         source_models(stage, range(models), list(map(str, range(CLASSES)))),
-        "class",
-        *(planted, stage.architecture, stage.recipe, weights, table),
+        stage,
+        planted,
+        weights,
+        table,
         Origin({}, {}, ""),
         ALONE,
     )
@@ -84,6 +89,10 @@ def test_costs_are_those_of_a_step_and_of_all_test_images(planted, tmp_path, mon
     assert found.evaluation == 0.25 * CLASSES * TEST_PER_CLASS
 
 
+def bench_of(stage: SourceStage, data: Path, room: Path) -> _Bench:
+    return _Bench(stage, Trainer(data, stage.recipe, torch.device("cpu"), workers=1), data, room)
+
+
 def test_a_step_costs_the_mean_over_the_epochs_of_a_ramp(planted, tmp_path, monkeypatch):
     def train(bench: _Bench, model: Any, steps: int, resolution: int = 0) -> float:
         return resolution / 100
@@ -91,12 +100,12 @@ def test_a_step_costs_the_mean_over_the_epochs_of_a_ramp(planted, tmp_path, monk
     monkeypatch.setattr(_Bench, "train", train)
     ramp = {"start": 8, "end": 16, "start_epoch": 1, "end_epoch": 3, "multiple": 4}
     stage = source_settings(resolution=ramp, epochs=6)  # 8, 8, 12, 16, 16, 16
-    assert _Bench(stage, planted, 1, tmp_path).step(None) == pytest.approx(0.76 / 6)
+    assert bench_of(stage, planted, tmp_path).step(None) == pytest.approx(0.76 / 6)
 
 
 def test_a_calibration_trains_at_the_resolution_it_is_asked_for(planted, tmp_path):
     ramp = {"start": 8, "end": 16, "start_epoch": 0, "end_epoch": 1, "multiple": 4}
-    bench = _Bench(source_settings(resolution=ramp), planted, 1, tmp_path)
+    bench = bench_of(source_settings(resolution=ramp), planted, tmp_path)
     model = bench.make()
     sides: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))

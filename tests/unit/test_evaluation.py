@@ -8,18 +8,14 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, roc_auc_
 from tests.conftest import CLASSES, SIDE, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
-from transfer_influence.datasets.loaders import Loader, open_loader
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.models.building import build_model
-from transfer_influence.training.evaluation import (
-    Evaluation,
+from transfer_influence.outcomes.evaluation import (
     area_under_roc,
     class_means,
-    evaluate,
     margin,
     score,
 )
-from transfer_influence.training.loop import Normalize
+from transfer_influence.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(**recipe_values())
@@ -36,19 +32,8 @@ logits = st.integers(2, 5).flatmap(
 
 
 @pytest.fixture(scope="module")
-def loader(planted) -> Loader:
-    return open_loader(planted, "test", RECIPE, CPU, 1)
-
-
-@pytest.fixture(scope="module")
-def normalize(planted) -> Normalize:
-    return Normalize(read_sidecar(planted / "dataset.json"), CPU)
-
-
-def evaluation(model, loader, normalize, examples=None, batch_size=16) -> Evaluation:
-    recipe = Recipe(**recipe_values(batch_size=batch_size))
-    examples = np.arange(len(loader.labels)) if examples is None else examples
-    return evaluate(model, loader, examples, normalize, recipe, CPU)
+def trainer(planted) -> Trainer:
+    return Trainer(planted, RECIPE, CPU, workers=1)
 
 
 @given(logits, st.data())
@@ -116,10 +101,10 @@ def test_class_means_of_a_class_without_examples_are_undefined():
     np.testing.assert_array_equal(found, [0.5, np.nan, 1.0, np.nan])
 
 
-def test_an_evaluation_agrees_with_scikit_learn(loader, normalize):
+def test_an_evaluation_agrees_with_scikit_learn(trainer):
     model = build_model(Architecture(width=4), CLASSES, SEED)
-    found = evaluation(model, loader, normalize)
-    labels = loader.labels
+    found = trainer.evaluate(model)
+    labels = trainer.test_loader.labels
     matrix = confusion_matrix(labels, found.prediction, labels=range(CLASSES))
     assert 0 < found.accuracy < 1
     assert found.accuracy == accuracy_score(labels, found.prediction)
@@ -128,8 +113,10 @@ def test_an_evaluation_agrees_with_scikit_learn(loader, normalize):
     np.testing.assert_array_equal(found.is_correct, found.raw_margin > 0)
     assert found.accuracy == (found.raw_margin > 0).mean()
     with torch.inference_mode():
-        images, _ = next(iter(loader.batches(np.arange(len(labels)), len(labels), None, SIDE)))
-        shares = model.double()(normalize(images).double()).softmax(dim=1).numpy()
+        images, _ = next(
+            iter(trainer.test_loader.batches(np.arange(len(labels)), len(labels), None, SIDE))
+        )
+        shares = model.double()(trainer.normalize(images).double()).softmax(dim=1).numpy()
     assert found.loss == pytest.approx(log_loss(labels, shares), rel=1e-5)
     assert found.auroc is None
     assert {
@@ -141,44 +128,46 @@ def test_an_evaluation_agrees_with_scikit_learn(loader, normalize):
     assert (found.is_correct.dtype, found.prediction.dtype) == (np.bool_, np.int32)
 
 
-def test_two_classes_have_an_auroc(loader, normalize):
-    two = np.flatnonzero(loader.labels < 2)
+def test_two_classes_have_an_auroc(trainer):
+    two = np.flatnonzero(trainer.test_loader.labels < 2)
     model = build_model(Architecture(width=4), 2, 0)
-    found = evaluation(model, loader, normalize, two)
-    labels = loader.labels[two]
+    found = trainer.evaluate(model, two)
+    labels = trainer.test_loader.labels[two]
     scores = np.where(labels == 1, found.softmax_probability, 1 - found.softmax_probability)
     assert found.auroc == pytest.approx(roc_auc_score(labels, scores), abs=0.02)
 
 
-def test_outcomes_stand_in_the_order_of_the_examples(loader, normalize):
+def test_outcomes_stand_in_the_order_of_the_examples(trainer):
     model = build_model(Architecture(width=4), CLASSES, SEED)
-    whole = evaluation(model, loader, normalize)
-    order = np.random.default_rng(0).permutation(len(loader.labels))[:23]
-    part = evaluation(model, loader, normalize, order)
+    whole = trainer.evaluate(model)
+    order = np.random.default_rng(0).permutation(len(trainer.test_loader.labels))[:23]
+    part = trainer.evaluate(model, order)
     np.testing.assert_allclose(part.raw_margin, whole.raw_margin[order], atol=1e-5)
     np.testing.assert_array_equal(part.prediction, whole.prediction[order])
 
 
-def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(loader, normalize):
+def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(trainer):
     model = build_model(Architecture(width=4), CLASSES, SEED)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = [evaluation(model, loader, normalize, batch_size=size) for size in (7, 64)]
+    found = [
+        trainer.with_recipe(Recipe(**recipe_values(batch_size=size))).evaluate(model)
+        for size in (7, 64)
+    ]
     np.testing.assert_allclose(found[0].raw_margin, found[1].raw_margin, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_accuracy_per_class_is_the_mean_over_classes_with_test_images(loader, normalize):
+def test_accuracy_per_class_is_the_mean_over_classes_with_test_images(trainer):
     model = build_model(Architecture(width=4), CLASSES, SEED)
-    rare = np.flatnonzero(loader.labels == 1)[:2]
-    examples = np.concatenate([np.flatnonzero(loader.labels == 3), rare])
+    rare = np.flatnonzero(trainer.test_loader.labels == 1)[:2]
+    examples = np.concatenate([np.flatnonzero(trainer.test_loader.labels == 3), rare])
     found = {
-        kind: evaluate(
-            *(model, loader, examples, normalize),
-            *(TargetRecipe(**recipe_values(accuracy=kind)), CPU),
+        kind: trainer.with_recipe(TargetRecipe(**recipe_values(accuracy=kind))).evaluate(
+            model, examples
         )
         for kind in ("overall", "per_class")
     }
-    labels, prediction = loader.labels[examples], found["overall"].prediction
+    labels, prediction = trainer.test_loader.labels[examples], found["overall"].prediction
     assert found["overall"].accuracy == accuracy_score(labels, prediction)
     expected = np.mean([(prediction[labels == label] == label).mean() for label in (1, 3)])
     assert found["per_class"].accuracy == pytest.approx(expected)
@@ -186,12 +175,12 @@ def test_accuracy_per_class_is_the_mean_over_classes_with_test_images(loader, no
     assert found["per_class"].accuracy != found["overall"].accuracy
 
 
-def test_test_images_have_their_own_resolution(loader, normalize):
+def test_test_images_have_their_own_resolution(trainer):
     sides = []
     model = build_model(Architecture(width=4), CLASSES, SEED)
     model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
     ramp = {"start": 4, "end": 8, "start_epoch": 0, "end_epoch": 1, "multiple": 4}
     for changes in ({"resolution": ramp}, {"resolution": ramp, "test_resolution": 12}):
         recipe = Recipe(**recipe_values(**changes))
-        evaluate(model, loader, np.arange(5), normalize, recipe, CPU)
+        trainer.with_recipe(recipe).evaluate(model, np.arange(5))
     assert sides == [8, 12]

@@ -20,12 +20,14 @@ from transfer_influence.errors import UserError
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.measurements import Outcomes, read_measurements
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes import shards
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.outcomes.tables import matrix, write_table
 from transfer_influence.provenance import Origin, identity, read_provenance
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, unpack
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.trainer import Trainer
+from transfer_influence.training.transfers import transfer
 
 SMALL = Architecture(width=4)
 RECIPE = Recipe(**recipe_values(epochs=1))
@@ -47,10 +49,14 @@ def train_shard(
     stage = SourceStage(seed=0, subset=Subset(fraction=0.5), architecture=SMALL, recipe=recipe)
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     origin = Origin(settings or {"seed": 0}, {"data": "d"}, "aa")
-    shards.train_sources(
+    train_sources(
         source_models(stage, models, list(map(str, range(CLASSES)))),
-        "class",
-        *(data, SMALL, recipe, weights, table, origin, options(failed_models)),
+        stage,
+        data,
+        weights,
+        table,
+        origin,
+        options(failed_models),
     )
     return weights, table
 
@@ -68,7 +74,7 @@ def transfer_shard(
 
     table = folder / "transfer.parquet"
     origin = Origin({"seed": 0}, {"data": "d", "sources": identity(shard[1])}, "aa")
-    shards.transfer(*shard, stage, data, table, origin, options(failed_models))
+    transfer(*shard, stage, data, table, origin, options(failed_models))
     return table
 
 
@@ -84,14 +90,16 @@ class Spoilt:
         self.times = 2  # how often each of them is spoilt, from its first time on
         self.trained: list[tuple[str, TrainingSeeds]] = []
 
-    def wrap(self, train: Callable[..., None]) -> Callable[..., None]:
-        def spoilt(*arguments: Any, **others: Any) -> None:
-            *before, recipe, seeds, device, name = arguments
+    def wrap(self, fit: Callable[..., None]) -> Callable[..., None]:
+        def spoilt(
+            trainer: Trainer, model: Any, examples: Any, seeds: Any, name: str, **others: Any
+        ) -> None:
             earlier = [trained for trained, _ in self.trained].count(name)
             self.trained.append((name, seeds))
             if name in self.names and earlier < self.times:
-                recipe = recipe.model_copy(update={"learning_rate": 1e30})
-            train(*before, recipe, seeds, device, name, **others)
+                recipe = trainer.recipe.model_copy(update={"learning_rate": 1e30})
+                trainer = trainer.with_recipe(recipe)
+            fit(trainer, model, examples, seeds, name, **others)
 
         return spoilt
 
@@ -105,7 +113,7 @@ class Spoilt:
 @pytest.fixture
 def spoilt(monkeypatch) -> Spoilt:
     found = Spoilt()
-    monkeypatch.setattr(shards, "train", found.wrap(shards.train))
+    monkeypatch.setattr(Trainer, "fit", found.wrap(Trainer.fit))
     return found
 
 
@@ -120,7 +128,7 @@ def with_failed(planted, tmp_path_factory) -> tuple[Path, Path]:
     spoilt = Spoilt()
     spoilt.names = {"source model 1"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "train", spoilt.wrap(shards.train))
+        patch.setattr(Trainer, "fit", spoilt.wrap(Trainer.fit))
         return train_shard(planted, tmp_path_factory.mktemp("failed"), "exclude")
 
 
@@ -342,7 +350,7 @@ def test_influences_without_the_failed_models_are_right(planted, tmp_path):
     spoilt.names = {f"source model {number}" for number in (1, 6)}
     spoilt.names |= {"source model 9 on planted, fixed"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "train", spoilt.wrap(shards.train))
+        patch.setattr(Trainer, "fit", spoilt.wrap(Trainer.fit))
         made = []
         for first in (0, 6):
             folder = tmp_path / str(first)

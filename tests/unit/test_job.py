@@ -17,9 +17,9 @@ from tests.conftest import CHECKOUT, CLASSES, recipe_values
 from transfer_influence import job
 from transfer_influence.config.stages import SourceStage
 from transfer_influence.job import JobOptions, reserved, visible_gpus
-from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin, identity
 from transfer_influence.subsets import source_models
+from transfer_influence.training.sources import train_sources
 
 DEADLINE = 30  # seconds until a test gives up waiting
 
@@ -355,11 +355,13 @@ def alone(planted, tmp_path_factory) -> Path:
     """A shard that one process has trained."""
     folder = tmp_path_factory.mktemp("alone")
     stage = SourceStage(**settings())
-    shards.train_sources(
+    train_sources(
         source_models(stage, range(6), list(map(str, range(CLASSES)))),
-        "class",
-        *(planted, stage.architecture, stage.recipe),
-        *(folder / "shard.safetensors", folder / "shard.parquet", Origin({}, {}, "")),
+        stage,
+        planted,
+        folder / "shard.safetensors",
+        folder / "shard.parquet",
+        Origin({}, {}, ""),
         JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop"),
     )
     return folder

@@ -166,12 +166,16 @@ def cifar(cls: str, files: dict[str, list[str]], key: str, labels: str, meta: st
 cifar10 = cifar(
     "CIFAR10",
     {"train": [f"data_batch_{index}" for index in range(1, 6)], "test": ["test_batch"]},
-    *("label_names", "labels", "batches.meta"),
+    "label_names",
+    "labels",
+    "batches.meta",
 )
 cifar100 = cifar(
     "CIFAR100",
     {"train": ["train"], "test": ["test"]},
-    *("fine_label_names", "fine_labels", "meta"),
+    "fine_label_names",
+    "fine_labels",
+    "meta",
 )
 
 

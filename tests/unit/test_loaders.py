@@ -245,7 +245,11 @@ def test_another_resolution_compiles_nothing_anew(
 def test_images_are_enlarged_in_the_end(interpreted: None, square: Path, kind: str) -> None:
     small, large = (
         open_loader(
-            *(square, "train", recipe(loader=kind, augmentation=PADDED, upsample_to=side), CPU, 1)
+            square,
+            "train",
+            recipe(loader=kind, augmentation=PADDED, upsample_to=side),
+            CPU,
+            workers=1,
         )
         for side in (None, 32)
     )

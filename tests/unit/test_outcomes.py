@@ -20,13 +20,15 @@ from transfer_influence.config.study import FailedModels, Subset
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model
-from transfer_influence.outcomes import shards
-from transfer_influence.outcomes.shards import import_sources, train_sources, transfer
 from transfer_influence.outcomes.summary import ROW_GROUP, summarize
 from transfer_influence.outcomes.tables import list_column, matrix, open_table, write_table
 from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.provenance import Origin, identity, read_provenance
 from transfer_influence.subsets import imported_models, source_models, unpack
+from transfer_influence.training.imports import import_sources
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.trainer import Trainer
+from transfer_influence.training.transfers import transfer
 
 SMALL = Architecture(width=4)
 RECIPE = Recipe(**recipe_values(epochs=1))
@@ -120,8 +122,12 @@ def train_shard(
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     train_sources(
         source_models(stage, models, list(map(str, range(CLASSES)))),
-        "class",
-        *(data, SMALL, RECIPE, weights, table, Origin({}, {}, digest), ALONE),
+        stage,
+        data,
+        weights,
+        table,
+        Origin({}, {}, digest),
+        ALONE,
     )
     return weights, table
 
@@ -143,7 +149,12 @@ def import_shard(
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     import_sources(
         imported_models(stage.masks, models, CLASSES),
-        *(stage, data, weights, table, Origin({}, {}, "aa"), options or ALONE),
+        stage,
+        data,
+        weights,
+        table,
+        Origin({}, {}, "aa"),
+        options or ALONE,
     )
     return weights, table
 
@@ -155,17 +166,19 @@ class Killed(BaseException):
 @pytest.fixture
 def calls(monkeypatch) -> dict[str, Any]:
     """What was trained, call by call; `kill_at` is the number of the call that dies."""
-    real, found = shards.train, {"names": [], "examples": [], "trained": [], "kill_at": None}
+    real, found = Trainer.fit, {"names": [], "examples": [], "trained": [], "kill_at": None}
 
-    def train(*arguments: Any, **others: Any) -> None:
+    def fit(
+        trainer: Trainer, model: Any, examples: Any, seeds: Any, name: str, **others: Any
+    ) -> None:
         if len(found["names"]) + 1 == found["kill_at"]:
             raise Killed
-        found["names"].append(arguments[-1])
-        found["examples"].append(arguments[2])
-        real(*arguments, **others)
-        found["trained"].append(arguments[0].state_dict())
+        found["names"].append(name)
+        found["examples"].append(examples)
+        real(trainer, model, examples, seeds, name, **others)
+        found["trained"].append(model.state_dict())
 
-    monkeypatch.setattr(shards, "train", train)
+    monkeypatch.setattr(Trainer, "fit", fit)
     return found
 
 
@@ -276,9 +289,12 @@ def test_a_shard_killed_while_writing_its_outputs_trains_nothing_again(
     with pytest.raises(Killed):
         train_sources(
             source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
-            "class",
-            *(planted, SMALL, RECIPE, tmp_path / "shard.safetensors", tmp_path / "shard.parquet"),
-            *(KilledWhileWriting({}, {}, "aa"), ALONE),
+            stage,
+            planted,
+            tmp_path / "shard.safetensors",
+            tmp_path / "shard.parquet",
+            KilledWhileWriting({}, {}, "aa"),
+            ALONE,
         )
     assert not list(tmp_path.glob("shard.*")), "half a result"
     train_shard(planted, tmp_path, [0, 1])
@@ -462,8 +478,12 @@ def summary(
 ) -> Path:
     output = folder / "summary.parquet"
     summarize(
-        *([t for t, _ in shards], [s for _, s in shards]),
-        *(models, failed_models, output, provenance(note="sum")),
+        [transfers for transfers, _ in shards],
+        [sources for _, sources in shards],
+        models,
+        failed_models,
+        output,
+        provenance(note="sum"),
     )
     return output
 

@@ -20,9 +20,10 @@ from transfer_influence.datasets import staging
 from transfer_influence.datasets.sidecar import FORMAT
 from transfer_influence.datasets.staging import staged
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import source_models
+from transfer_influence.training import trainer
+from transfer_influence.training.sources import train_sources
 
 DEADLINE = 20  # seconds until a test gives up waiting
 
@@ -359,16 +360,18 @@ def test_models_trained_from_a_copy_are_the_same(planted, tmp_path, scratch, mon
         recipe=Recipe(**recipe_values(epochs=1)),
     )
     read = []
-    open_loader = shards.open_loader
-    monkeypatch.setattr(shards, "open_loader", lambda *a: read.append(a[0]) or open_loader(*a))
+    open_loader = trainer.open_loader
+    monkeypatch.setattr(trainer, "open_loader", lambda *a: read.append(a[0]) or open_loader(*a))
     found = []
     for disk in (None, str(scratch)):
         folder = tmp_path / f"from {disk is None}"
-        shards.train_sources(
+        train_sources(
             source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
-            "class",
-            *(planted, stage.architecture, stage.recipe),
-            *(folder / "shard.safetensors", folder / "shard.parquet", Origin({}, {}, "aa")),
+            stage,
+            planted,
+            folder / "shard.safetensors",
+            folder / "shard.parquet",
+            Origin({}, {}, "aa"),
             JobOptions(gpus=0, processes=1, workers=1, scratch=disk, failed_models="stop"),
         )
         found.append((folder / "shard.safetensors").read_bytes())

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ from tests.conftest import CLASSES, SIDE, recipe_values
 from torch import nn
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
-from transfer_influence.datasets.loaders import open_loader
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
 from transfer_influence.models.building import (
     build_model,
@@ -20,15 +19,10 @@ from transfer_influence.models.building import (
     parameter_groups,
     place,
 )
+from transfer_influence.outcomes.evaluation import Evaluation
 from transfer_influence.seeds import TrainingSeeds
-from transfer_influence.training.evaluation import evaluate
-from transfer_influence.training.loop import (
-    Normalize,
-    augmentation_key,
-    balanced_weights,
-    epoch_order,
-    train,
-)
+from transfer_influence.training.optimization import balanced_weights
+from transfer_influence.training.trainer import Trainer, augmentation_key, epoch_order
 
 CPU = torch.device("cpu")
 SMALL = Architecture(width=4)
@@ -45,15 +39,18 @@ def trained(
     examples: np.ndarray | None = None,
 ) -> nn.Module:
     """A model after training on `examples`, or on all of them."""
-    loader = open_loader(data, "train", recipe, CPU, 1)
-    normalize = Normalize(read_sidecar(data / "dataset.json"), CPU)
+    trainer = trainer_of(data, recipe)
     if model is None:
-        model = place(build_model(SMALL, CLASSES, seeds.weights), CPU)
+        model = trainer.build(SMALL, seeds.weights)
         freeze_for(model, mode)
     if examples is None:
-        examples = np.arange(len(loader.labels))
-    train(model, loader, examples, normalize, recipe, seeds, CPU, "source model 3")
+        examples = np.arange(len(trainer.train_loader.labels))
+    trainer.fit(model, examples, seeds, "source model 3")
     return model
+
+
+def trainer_of(data: Path, recipe: Recipe) -> Trainer:
+    return Trainer(data, recipe, CPU, workers=1)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -142,11 +139,10 @@ def test_a_network_takes_the_steps_of_torchs_sgd(planted):
 
     expected = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU)
     optimizer = torch.optim.SGD(expected.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
-    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    loader = open_loader(planted, "train", recipe, CPU, 1)
-    for images, labels in loader.batches(epoch_order(examples, SEEDS.order, 0), 16, 0, SIDE):
+    trainer, order = trainer_of(planted, recipe), epoch_order(examples, SEEDS.order, 0)
+    for images, labels in trainer.train_loader.batches(order, 16, 0, SIDE):
         optimizer.zero_grad()
-        nn.CrossEntropyLoss()(expected(normalize(images)), labels).backward()
+        nn.CrossEntropyLoss()(expected(trainer.normalize(images)), labels).backward()
         optimizer.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
@@ -155,9 +151,7 @@ def test_a_network_takes_the_steps_of_torchs_sgd(planted):
 def test_training_learns_what_is_planted(planted):
     recipe = Recipe(**recipe_values(epochs=12))
     model = trained(planted, recipe)
-    loader = open_loader(planted, "test", recipe, CPU, 1)
-    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    found = evaluate(model, loader, np.arange(len(loader.labels)), normalize, recipe, CPU)
+    found = trainer_of(planted, recipe).evaluate(model)
     assert found.accuracy > 0.95
     assert found.loss < 0.5
 
@@ -166,9 +160,7 @@ def test_training_on_some_classes_never_shows_the_others(planted):
     recipe = Recipe(**recipe_values(epochs=4))
     labels = np.load(planted / "train.labels.npy")
     model = trained(planted, recipe, examples=np.flatnonzero(labels < 3))
-    loader = open_loader(planted, "test", recipe, CPU, 1)
-    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    found = evaluate(model, loader, np.arange(len(loader.labels)), normalize, recipe, CPU)
+    found = trainer_of(planted, recipe).evaluate(model)
     assert found.class_accuracy[:3].mean() > 0.9
     assert found.class_accuracy[3:].tolist() == [0, 0, 0]
 
@@ -247,10 +239,9 @@ def test_each_epoch_is_logged_with_its_last_learning_rate(planted, caplog):
 
 
 def test_normalised_training_images_have_mean_0_and_standard_deviation_1(planted):
-    loader = open_loader(planted, "train", Recipe(**recipe_values()), CPU, 1)
-    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    images, _ = next(iter(loader.batches(np.arange(120), 120, None, SIDE)))
-    normalised = normalize(images)
+    trainer = trainer_of(planted, Recipe(**recipe_values()))
+    images, _ = next(iter(trainer.train_loader.batches(np.arange(120), 120, None, SIDE)))
+    normalised = trainer.normalize(images)
     assert normalised.dtype == torch.float32
     torch.testing.assert_close(normalised.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalised.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
@@ -377,11 +368,10 @@ def test_training_with_balanced_classes_is_sgd_on_the_weighted_loss(planted):
 
     expected = Linear(torch.float32)
     weights = torch.tensor([16 / 24, 0, 16 / 8, 0, 0, 0])
-    normalize = Normalize(read_sidecar(planted / "dataset.json"), CPU)
-    loader = open_loader(planted, "train", recipe, CPU, 1)
+    trainer = trainer_of(planted, recipe)
     order = epoch_order(examples, SEEDS.order, 0)
-    ((images, wanted),) = loader.batches(order, 16, 0, SIDE)
-    logits = expected(normalize(images))
+    ((images, wanted),) = trainer.train_loader.batches(order, 16, 0, SIDE)
+    logits = expected(trainer.normalize(images))
     nn.CrossEntropyLoss(weights, label_smoothing=0.1)(logits, wanted).backward()
     for name, value in expected.named_parameters():
         step = value - 0.1 * (value.grad + recipe.weight_decay * value)
@@ -396,19 +386,21 @@ def watched(
 ) -> tuple[nn.Module, list[dict[str, torch.Tensor]], list[tuple[int, dict[str, float]]]]:
     """A model trained for five epochs that is told these accuracies; its weights each time."""
     recipe = TargetRecipe(**recipe_values(**{"epochs": 5, **changes}))
-    model = place(build_model(SMALL, CLASSES, SEEDS.weights), CPU)
+    trainer = trainer_of(data, recipe)
+    model = trainer.build(SMALL, SEEDS.weights)
     states: list[dict[str, torch.Tensor]] = []
     seen: list[tuple[int, dict[str, float]]] = []
     told = iter(accuracies)
 
-    def test() -> dict[str, float]:
-        model.eval()  # as an evaluation does
+    def test() -> Evaluation:
         states.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {"accuracy": next(told), "loss": 1.0}
+        return replace(trainer.evaluate(model), accuracy=next(told), loss=1.0)
 
-    train(
-        *(model, open_loader(data, "train", recipe, CPU, 1), np.arange(48)),
-        *(Normalize(read_sidecar(data / "dataset.json"), CPU), recipe, SEEDS, CPU, "model"),
+    trainer.fit(
+        model,
+        np.arange(48),
+        SEEDS,
+        "model",
         test=test,
         watch=lambda epoch, known: seen.append((epoch, known)),
     )

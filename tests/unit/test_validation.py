@@ -21,9 +21,10 @@ from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
 from transfer_influence.datasets.splits import hold_out
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes.shards import train_sources, transfer
 from transfer_influence.provenance import Origin, identity
 from transfer_influence.subsets import source_models
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.transfers import transfer
 
 SMALL = Architecture(width=4)
 ALONE = JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models="stop")
@@ -90,8 +91,12 @@ def shard(planted, tmp_path_factory) -> tuple[Path, Path]:
     weights, table = folder / "shard.safetensors", folder / "shard.parquet"
     train_sources(
         source_models(sources, [0, 1], list(map(str, range(CLASSES)))),
-        "class",
-        *(planted, SMALL, recipe, weights, table, Origin({}, {}, "aa"), ALONE),
+        sources,
+        planted,
+        weights,
+        table,
+        Origin({}, {}, "aa"),
+        ALONE,
     )
     return weights, table
 

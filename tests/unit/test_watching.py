@@ -15,9 +15,10 @@ from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.config.study import Subset
 from transfer_influence.job import JobOptions
-from transfer_influence.outcomes import shards
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import source_models
+from transfer_influence.training.sources import train_sources
+from transfer_influence.training.transfers import transfer
 from transfer_influence.training.watching import watching
 
 SMALL = Architecture(width=4)
@@ -49,10 +50,14 @@ def train_shard(data: Path, home: Path, watched: bool = True) -> tuple[Path, Pat
         home / "sources" / f"000000-000001.{end}" for end in ("safetensors", "parquet")
     )
     table.parent.mkdir(parents=True, exist_ok=True)
-    shards.train_sources(
+    train_sources(
         source_models(stage, [0, 1], list(map(str, range(CLASSES)))),
-        "class",
-        *(data, SMALL, recipe, weights, table, Origin({}, {}, ""), options),
+        stage,
+        data,
+        weights,
+        table,
+        Origin({}, {}, ""),
+        options,
     )
     return weights, table
 
@@ -68,9 +73,14 @@ def test_every_model_has_its_curves_and_they_say_what_its_row_says(planted, tmp_
     )
     table = tmp_path / "transfers" / "planted" / "full" / "000000-000001.parquet"
     table.parent.mkdir(parents=True)
-    shards.transfer(
-        *(weights, sources, stage, planted, table),
-        *(Origin({}, {}, ""), dataclasses.replace(ALONE, tensorboard=tmp_path / "tensorboard")),
+    transfer(
+        weights,
+        sources,
+        stage,
+        planted,
+        table,
+        Origin({}, {}, ""),
+        dataclasses.replace(ALONE, tensorboard=tmp_path / "tensorboard"),
     )
     shard = "000000-000001"
     assert everything(tmp_path / "tensorboard") == {
@@ -128,7 +138,7 @@ def test_a_table_elsewhere_gives_its_curves_its_name(tmp_path):
 def test_tensorboard_is_imported_only_when_asked_for(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
-        "from transfer_influence.outcomes import shards\n"
+        "from transfer_influence.training import sources, transfers\n"
         "from transfer_influence.training.watching import watching\n"
         "with watching(None, Path('t.parquet'), 0) as watch:\n"
         "    assert watch is None\n"
@@ -148,10 +158,14 @@ def test_the_best_weights_are_kept_by_the_accuracy_that_is_asked_for(planted, tm
         stage = SourceStage(seed=0, subset=Subset(count=3), architecture=SMALL, recipe=recipe)
         weights, table = (tmp_path / f"{keep}.{end}" for end in ("safetensors", "parquet"))
         options = dataclasses.replace(ALONE, tensorboard=tmp_path / keep)
-        shards.train_sources(
+        train_sources(
             source_models(stage, [0], list(map(str, range(CLASSES)))),
-            "class",
-            *(planted, SMALL, recipe, weights, table, Origin({}, {}, keep), options),
+            stage,
+            planted,
+            weights,
+            table,
+            Origin({}, {}, keep),
+            options,
         )
         (kept[keep],) = pq.read_table(table)["accuracy"].to_pylist()
         found = list(curves(tmp_path / keep / keep / "0")["test/accuracy"].values())

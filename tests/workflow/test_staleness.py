@@ -49,7 +49,7 @@ FIGURES = {
 }
 CHANGED_CODE = {
     "scripts/convert_dataset.py": conversion(*DATASETS) | TRAINING_AND_AFTER,
-    "workflow/transfer_influence/training/loop.py": TRAINING_AND_AFTER,
+    "workflow/transfer_influence/training/trainer.py": TRAINING_AND_AFTER,
     "workflow/transfer_influence/training/watching.py": set(),
     "scripts/transfer.py": transfers(*PAIRS) | summary_and_after(*PAIRS),
     "scripts/counterfactual_transfer.py": all_retrained_transfers(*PAIRS)

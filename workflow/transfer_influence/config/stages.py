@@ -44,6 +44,11 @@ class SourceStage(ModelStage):
     architecture: Architecture
     recipe: Recipe
 
+    @property
+    def unit(self) -> Unit:
+        """What the masks of the models keep."""
+        return self.subset.unit
+
     def common(self, rule: str, data: str, code: str) -> dict[str, Any]:
         """See `ModelStage`."""
         return {"source": {**self.model_dump(mode="json"), "data": data}, "code": {rule: code}}

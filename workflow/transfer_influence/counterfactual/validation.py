@@ -5,8 +5,8 @@ import numpy as np
 from transfer_influence.config.stages import RetrainedTransferStage
 from transfer_influence.datasets.splits import hold_out
 from transfer_influence.errors import UserError
-from transfer_influence.outcomes.shards import ValidationSplit
 from transfer_influence.seeds import Stage, stream
+from transfer_influence.training.transfers import ValidationSplit
 
 
 def validation_split(stage: RetrainedTransferStage) -> ValidationSplit | None:

@@ -577,7 +577,7 @@ class _BoxDecoder(SimpleRGBImageDecoder):
             if row["mode"] == jpg:
                 decoded = np.zeros(height * width * 3, np.uint8)
                 row["damaged"] = decode_jpeg(
-                    *(pixels, decoded, height, width, height, width, 0, 0, 1, 1, False, False)
+                    pixels, decoded, height, width, height, width, 0, 0, 1, 1, False, False
                 )
                 pixels = decoded
             image = pixels.reshape(height, width, 3)

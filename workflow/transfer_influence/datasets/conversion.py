@@ -60,7 +60,10 @@ def convert(
     check_units(name, unit, {"class": len(raw.classes), "example": len(raw.train)}[unit], least)
     log.info(
         "%s: %d classes, %d training and %d test images",
-        *(name, len(raw.classes), len(raw.train), len(raw.test)),
+        name,
+        len(raw.classes),
+        len(raw.train),
+        len(raw.test),
     )
     (output / "dataset.json").unlink(missing_ok=True)  # it stands for files that are whole
     parts = [settings for settings, _ in find_with_parts(name, folders).values()]

@@ -15,22 +15,20 @@ from torch import nn
 
 from transfer_influence.config.recipe import StepSchedule
 from transfer_influence.config.stages import SourceStage, TransferStage
-from transfer_influence.datasets.loaders import open_loader
-from transfer_influence.datasets.sidecar import read_sidecar, unit_names
-from transfer_influence.datasets.staging import staged
+from transfer_influence.datasets.sidecar import unit_names
 from transfer_influence.files import atomic
-from transfer_influence.job import JobOptions, all_devices
-from transfer_influence.models.building import build_model, freeze_for, load_backbone, place
+from transfer_influence.job import JobOptions
+from transfer_influence.models.building import freeze_for, load_backbone
 from transfer_influence.operation.costs import Calibration
+from transfer_influence.outcomes.evaluation import Evaluation
 from transfer_influence.outcomes.rows import source_row, transfer_row
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.provenance import Origin
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, training_examples
-from transfer_influence.training.devices import best_device, device_name
-from transfer_influence.training.evaluation import Evaluation, evaluate
-from transfer_influence.training.loop import Normalize, train
+from transfer_influence.training.devices import device_name
+from transfer_influence.training.trainer import Trainer, open_trainer
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +66,10 @@ def calibrate(
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
-        all_devices(options) as workers,
-        staged(data, options.scratch) as folder,
+        open_trainer(data, stage.recipe, options) as trainer,
         tempfile.TemporaryDirectory(dir=output.parent) as room,
     ):
-        bench = _Bench(stage, folder, workers, Path(room))
+        bench = _Bench(stage, trainer, data, Path(room))
         model = bench.make()
         bench.train(model, FEWEST)
         bench.evaluate(model, bench.batch_size)
@@ -82,21 +79,28 @@ def calibrate(
         images = max(bench.batch_size, int(LONG_ENOUGH / image))
         image, evaluation = bench.evaluate(model, images)
         kept = [bench.keep(evaluation) for _ in range(KEPT)]
+        device = device_name(trainer.device)
         calibration = Calibration(
-            device=device_name(bench.device),
+            device=device,
             startup=max(0.0, until_warm - FEWEST * step - bench.batch_size * image),
             model=float(np.median([each.seconds for each in kept])),
             step=step,
             evaluation=image * bench.test_images,
             weights_bytes=kept[0].weights_bytes,
             row_bytes=kept[0].row_bytes,
-            provenance=json.loads(origin.provenance(device_name(bench.device), process_seconds())),
+            provenance=json.loads(
+                origin.provenance(device_name(trainer.device), process_seconds())
+            ),
         )
     with atomic(output) as temporary:
         temporary.write_text(calibration.model_dump_json(indent=2) + "\n")
     log.info(
         "%s: start-up %.1f s, a step %.4f s, an evaluation %.2f s, and %.2f s a model",
-        *(calibration.device, calibration.startup, step, calibration.evaluation, calibration.model),
+        calibration.device,
+        calibration.startup,
+        calibration.step,
+        calibration.evaluation,
+        calibration.model,
     )
 
 
@@ -118,42 +122,36 @@ class _Kept:
 
 
 class _Bench:
-    """A job's data, network and device, set up as the job sets them up, and a stopwatch."""
+    """A job's trainer and network, and a stopwatch."""
 
     def __init__(
-        self, stage: SourceStage | TransferStage, data: Path, workers: int, room: Path
+        self, stage: SourceStage | TransferStage, trainer: Trainer, data: Path, room: Path
     ) -> None:
-        self.device = best_device()
         self._stage = stage
-        self._recipe = stage.recipe
-        sidecar = read_sidecar(data / "dataset.json")
-        self._classes = len(sidecar.classes)
-        self._train_loader = open_loader(data, "train", stage.recipe, self.device, workers)
-        self._test_loader = open_loader(data, "test", stage.recipe, self.device, workers)
-        self._normalize = Normalize(sidecar, self.device)
+        self._trainer = trainer
         self._room = room
-        labels = self._train_loader.labels
+        labels = trainer.train_loader.labels
         if isinstance(stage, SourceStage):
             unit = stage.subset.unit
             self._source = source_models(stage, [0], unit_names(data, unit))[0]
             self._examples = training_examples(self._source.mask, unit, labels)
         else:
             self._examples = np.arange(len(labels))
-            self._save(build_model(stage.architecture, self._classes, seed=0))
+            self._save(trainer.build(stage.architecture, seed=0))
         self.batch_size = max(1, min(stage.recipe.batch_size, len(self._examples)))
-        self.test_images = len(self._test_loader.labels)
+        self.test_images = len(trainer.test_loader.labels)
 
     def make(self) -> nn.Module:
         """Return a model that is ready to train."""
-        model = build_model(self._stage.architecture, self._classes, seed=0)
+        model = self._trainer.build(self._stage.architecture, seed=0)
         if isinstance(self._stage, TransferStage):
             load_backbone(model, read_weights(self._weights, model=0))
             freeze_for(model, self._stage.mode)
-        return place(model, self.device)
+        return model
 
     def step(self, model: nn.Module) -> float:
         """Return the seconds of a step, the mean over the epochs of the recipe."""
-        epochs = self._recipe.training_resolutions
+        epochs = self._stage.recipe.training_resolutions
         seconds = {}
         for resolution in sorted(set(epochs)):
             seconds[resolution] = self.train(model, FEWEST, resolution)
@@ -172,28 +170,24 @@ class _Bench:
         shuffled = np.random.default_rng(0).permutation(self._examples)
         # At a rate that lets no loss run away, and in no step is 0.
         constant = StepSchedule(kind="step", every=epochs, factor=1)
-        recipe = self._recipe.model_copy(
+        recipe = self._stage.recipe.model_copy(
             update={
                 "epochs": epochs,
                 "learning_rate": 1e-9,
                 "schedule": constant,
-                "resolution": resolution or self._recipe.training_resolutions[0],
+                "resolution": resolution or self._stage.recipe.training_resolutions[0],
             }
         )
+        trainer = self._trainer.with_recipe(recipe)
         started = time.monotonic()
-        train(
-            *(model, self._train_loader, shuffled[: epoch * self.batch_size], self._normalize),
-            *(recipe, SEEDS, self.device, "calibration"),
-        )
+        trainer.fit(model, shuffled[: epoch * self.batch_size], SEEDS, "calibration")
         return (time.monotonic() - started) / (epochs * epoch)
 
     def evaluate(self, model: nn.Module, images: int) -> tuple[float, Evaluation]:
         """Evaluate on some test images, or on all if there are fewer; return seconds an image."""
         examples = np.arange(min(images, self.test_images))
         started = time.monotonic()
-        evaluation = evaluate(
-            model, self._test_loader, examples, self._normalize, self._recipe, self.device
-        )
+        evaluation = self._trainer.evaluate(model, examples)
         return (time.monotonic() - started) / len(examples), evaluation
 
     def keep(self, evaluation: Evaluation) -> "_Kept":

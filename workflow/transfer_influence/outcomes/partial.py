@@ -56,6 +56,12 @@ class PartialShard:
         self._folder = self._home / ".partial" / f"{self._shard}-{digest}"
         self._record = self._kept(outputs[0].with_suffix(".json"))
         self._claims = Claims(self._folder)
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """For how long this process has been at work on the shard."""
+        return time.monotonic() - self._started
 
     def unfinished(self, models: list[int]) -> Iterator[int]:
         """Yield the models that nobody has finished, each claimed until the next is asked for.

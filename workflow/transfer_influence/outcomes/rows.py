@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from transfer_influence.outcomes.evaluation import Evaluation
 from transfer_influence.outcomes.partial import PartialShard
 from transfer_influence.outcomes.tables import PER_EXAMPLE, list_column, read_table, write_table
 from transfer_influence.subsets import SourceModel, pack
-from transfer_influence.training.evaluation import Evaluation
 
 
 def identity(source: SourceModel, failed: bool) -> pa.Table:

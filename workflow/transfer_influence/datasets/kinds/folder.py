@@ -69,7 +69,8 @@ class Folder:
         if passed_over:
             log.warning(
                 "%s: %s: files passed over for their suffixes: %s",
-                *(origin, folder),
+                origin,
+                folder,
                 ", ".join(f"{count} {suffix or 'without any'}" for suffix, count in passed_over),
             )
         return classes, Images(

@@ -84,7 +84,11 @@ def _told_apart(
     if len(left_out):
         log.warning(
             "%s: %s: %d of %d rows are in neither part and left out, such as %r",
-            *(origin, path, len(left_out), len(table), left_out.iloc[0]),
+            origin,
+            path,
+            len(left_out),
+            len(table),
+            left_out.iloc[0],
         )
     return [(path, table[of_part]) for of_part in belongs]
 

@@ -1,15 +1,13 @@
 """What a trained model does on each test image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
-from transfer_influence.config.recipe import Recipe, TargetRecipe
-from transfer_influence.datasets.loaders import Loader
-from transfer_influence.training.loop import Normalize, mixed_precision
+Scores = tuple[torch.Tensor, ...]  # of a batch, see `score`
 
 
 @dataclass(frozen=True)
@@ -31,47 +29,37 @@ class Evaluation:
     class_accuracy: np.ndarray  # float64 (classes,), NaN for a class without test images
     auroc: float | None  # area under the ROC curve of class 1, two classes only
 
+    @classmethod
+    def of(
+        cls, scores: Sequence[Scores], labels: np.ndarray, classes: int, per_class: bool
+    ) -> "Evaluation":
+        """Put the scores of all batches together.
 
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    loader: Loader,
-    examples: np.ndarray,
-    normalize: Normalize,
-    recipe: Recipe,
-    device: torch.device,
-) -> Evaluation:
-    """Evaluate `model` on `examples` (int64, (n,)) of `loader`, in their test view."""
-    model.eval()
-    scores = []
-    for images, labels in loader.batches(
-        examples, recipe.batch_size, None, recipe.evaluation_resolution
-    ):
-        with mixed_precision(recipe, device):
-            logits = model(normalize(images))
-        scores.append(score(logits.float(), labels))
-        classes = logits.shape[1]
-    columns = [torch.cat(column).cpu().numpy() for column in zip(*scores, strict=True)]
-    raw_margin, softmax_margin, raw_logit, probability, prediction, loss, positive = columns
-    labels = loader.labels[examples]
-    is_correct = prediction == labels
-    class_accuracy = class_means(is_correct, labels, classes)
-    per_class = isinstance(recipe, TargetRecipe) and recipe.accuracy == "per_class"
-    return Evaluation(
-        raw_margin=raw_margin,
-        softmax_margin=softmax_margin,
-        raw_logit=raw_logit,
-        softmax_probability=probability,
-        is_correct=is_correct,
-        prediction=prediction.astype(np.int32),
-        loss=float(loss.mean(dtype=np.float64)),
-        accuracy=float(np.nanmean(class_accuracy) if per_class else is_correct.mean()),
-        class_accuracy=class_accuracy,
-        auroc=area_under_roc(positive, labels == 1) if classes == 2 else None,
-    )
+        Args:
+            scores: of each batch.
+            labels: int64 (n,), of the images of all batches.
+            classes: how many the model tells apart.
+            per_class: whether `accuracy` is the mean over classes.
+        """
+        columns = [torch.cat(column).cpu().numpy() for column in zip(*scores, strict=True)]
+        raw_margin, softmax_margin, raw_logit, probability, prediction, loss, positive = columns
+        is_correct = prediction == labels
+        class_accuracy = class_means(is_correct, labels, classes)
+        return cls(
+            raw_margin=raw_margin,
+            softmax_margin=softmax_margin,
+            raw_logit=raw_logit,
+            softmax_probability=probability,
+            is_correct=is_correct,
+            prediction=prediction.astype(np.int32),
+            loss=float(loss.mean(dtype=np.float64)),
+            accuracy=float(np.nanmean(class_accuracy) if per_class else is_correct.mean()),
+            class_accuracy=class_accuracy,
+            auroc=area_under_roc(positive, labels == 1) if classes == 2 else None,
+        )
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
     """Score one batch.
 
     Args:

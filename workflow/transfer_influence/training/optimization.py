@@ -1,0 +1,88 @@
+"""The steps that train one model: loss, optimizer and learning rates."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from transfer_influence.config.recipe import Recipe
+from transfer_influence.errors import UserError
+from transfer_influence.models.building import class_count, parameter_groups
+from transfer_influence.training.schedule import learning_rates
+
+
+class Optimization:
+    """Stochastic gradient descent on one model, as its recipe says.
+
+    Attributes:
+        batch_size: images a step.
+        steps: in an epoch; images that fill no batch are left out of it.
+        loss: of logits (n, classes) and labels (n,), the mean over the batch.
+        rate: learning rate of the last step.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, labels: np.ndarray, device: torch.device
+    ) -> None:
+        """Prepare the steps.
+
+        Args:
+            model: on `device`.
+            recipe: how to train it.
+            labels: int64 (n,), of the training images.
+            device: where.
+
+        Raises:
+            UserError: there are fewer than two images, or too few steps for the learning rate ever
+                to leave 0.
+        """
+        # A target with a handful of images still trains: one batch of all it has.
+        self.batch_size = min(recipe.batch_size, len(labels))
+        if self.batch_size < 2:
+            raise UserError(f"{len(labels)} training images; give it at least 2.")
+        self.steps = len(labels) // self.batch_size
+        schedule = learning_rates(recipe, self.steps)
+        if not schedule.any():
+            raise UserError(
+                f"{len(schedule)} step(s) in all, at learning rate 0; raise the recipe's epochs or "
+                f"lower its batch_size ({recipe.batch_size})."
+            )
+        self.rate = 0.0
+        self._rates = iter(schedule)
+        self._optimizer = torch.optim.SGD(
+            parameter_groups(model, recipe),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            fused=True,
+        )
+        scaled = device.type == "cuda" and recipe.precision == "float16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        weights = None
+        if recipe.class_weights == "balanced":
+            weights = balanced_weights(labels, class_count(model)).to(device)
+        self.loss = nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Change the model's parameters so that the loss of a batch falls."""
+        self.rate = next(self._rates)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.rate
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Return weights of the classes that give each the same share of the loss.
+
+    Args:
+        labels: int64 (n,), of the training images.
+        classes: the number of classes.
+
+    Returns:
+        float32 (classes,), n / (C · count) where C classes have images; 0 for one that has none.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(counts)
+    weights = np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0)
+    return torch.from_numpy(weights).float()

@@ -1,0 +1,261 @@
+"""What all models of a job share, and how one of them is trained and evaluated."""
+
+import contextlib
+import copy
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
+from transfer_influence.datasets.loaders import Loader, Split, open_loader
+from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
+from transfer_influence.datasets.staging import staged
+from transfer_influence.errors import UserError
+from transfer_influence.job import JobOptions, all_devices
+from transfer_influence.models.building import build_model, place
+from transfer_influence.outcomes.evaluation import Evaluation, Scores, score
+from transfer_influence.seeds import TrainingSeeds
+from transfer_influence.training.devices import best_device
+from transfer_influence.training.optimization import Optimization
+
+log = logging.getLogger(__name__)
+
+
+class NotFiniteError(UserError):
+    """A model's loss is not a number any more; it has no outcomes."""
+
+
+@contextlib.contextmanager
+def open_trainer(data: Path, recipe: Recipe, options: JobOptions) -> Iterator["Trainer"]:
+    """Yield the trainer of one process of a job; others of the job run this very program too.
+
+    Args:
+        data: folder of the converted data set; it is read from the job's scratch folder.
+        recipe: how to train and evaluate.
+        options: how to run.
+    """
+    with all_devices(options) as workers, staged(data, options.scratch) as folder:
+        yield Trainer(folder, recipe, best_device(), workers)
+
+
+class Trainer:
+    """A data set, a recipe and a device: what all models of a job share.
+
+    Attributes:
+        recipe: how models are trained and evaluated.
+        device: where.
+        classes: how many classes the data set has.
+        normalize: from uint8 images to float images.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, device: torch.device, workers: int) -> None:
+        """Read what the data set says of itself.
+
+        Args:
+            folder: of the converted data set.
+            recipe: as above.
+            device: as above.
+            workers: threads that decode images.
+        """
+        sidecar = read_sidecar(folder / "dataset.json")
+        self.recipe = recipe
+        self.device = device
+        self.classes = len(sidecar.classes)
+        self.normalize: nn.Module = Normalize(sidecar, device)
+        self._folder = folder
+        self._workers = workers
+
+    @functools.cached_property
+    def train_loader(self) -> Loader:
+        """The training images, opened when they are first asked for."""
+        return open_loader(self._folder, "train", self.recipe, self.device, self._workers)
+
+    @functools.cached_property
+    def test_loader(self) -> Loader:
+        """The test images, opened when they are first asked for."""
+        return open_loader(self._folder, "test", self.recipe, self.device, self._workers)
+
+    def with_recipe(self, recipe: Recipe) -> "Trainer":
+        """Return a trainer with another recipe and the loaders that are open already."""
+        other = copy.copy(self)
+        other.recipe = recipe
+        return other
+
+    def build(self, architecture: Architecture, seed: int) -> nn.Module:
+        """Return a new network on the device, with an output for each class of the data set."""
+        return place(build_model(architecture, self.classes, seed), self.device)
+
+    def fit(
+        self,
+        model: nn.Module,
+        examples: np.ndarray,
+        seeds: TrainingSeeds,
+        name: str,
+        *,
+        test: Callable[[], Evaluation] | None = None,
+        watch: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        """Train the parameters of a model that require gradients, in place.
+
+        Args:
+            model: on the trainer's device.
+            examples: int64 (n,), the training images to train on.
+            seeds: for the order of the examples and their augmentation.
+            name: what to call the model in the log and in errors.
+            test: evaluates the model as it is, after the epochs that the recipe says; its accuracy
+                decides which epoch was the best.
+            watch: told the number of each epoch, counted from 1, and what is known of it, by name.
+
+        Raises:
+            UserError: there are fewer than two examples, or too few steps for the learning rate
+                ever to leave 0.
+            NotFiniteError: the loss is not finite.
+        """
+        log.info("%s: starts, seeds %s", name, seeds)
+        labels = self.train_loader.labels[examples]
+        try:
+            optimization = Optimization(model, self.recipe, labels, self.device)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        best = _Best(model)
+        for epoch in range(self.recipe.epochs):
+            started = time.monotonic()
+            loss = self._epoch(model, optimization, examples, seeds, epoch)
+            rate, seconds = optimization.rate, time.monotonic() - started
+            told = f"{name}: epoch {epoch + 1}/{self.recipe.epochs}"
+            log.info("%s, loss %.4f, learning rate %.4g, %.1f s", told, loss, rate, seconds)
+            if not np.isfinite(loss):
+                raise NotFiniteError(
+                    f"{name} (seeds {seeds}): the loss is {loss} after epoch {epoch + 1}; lower "
+                    f"the recipe's learning_rate ({self.recipe.learning_rate})."
+                )
+            resolution = self.recipe.training_resolutions[epoch]
+            known = {"train/loss": loss, "learning_rate": rate, "resolution": resolution}
+            if test is not None and self.recipe.is_evaluated(epoch):
+                found = test()
+                log.info("%s, test accuracy %.4f, loss %.4f", told, found.accuracy, found.loss)
+                known |= {"test/accuracy": found.accuracy, "test/loss": found.loss}
+                if self.recipe.keep == "best":
+                    best.keep(found.accuracy)
+            if watch is not None:
+                watch(epoch + 1, known)
+        best.restore()
+
+    def _epoch(
+        self,
+        model: nn.Module,
+        optimization: Optimization,
+        examples: np.ndarray,
+        seeds: TrainingSeeds,
+        epoch: int,
+    ) -> float:
+        """Train a model for one epoch; return its mean loss."""
+        prepare_for_training(model, self.recipe)  # each time, as an evaluation undoes it
+        batch_size, steps = optimization.batch_size, optimization.steps
+        order = epoch_order(examples, seeds.order, epoch)[: steps * batch_size]
+        key = augmentation_key(seeds.augmentation, epoch)
+        resolution = self.recipe.training_resolutions[epoch]
+        total = torch.zeros((), device=self.device)
+        for images, labels in self.train_loader.batches(order, batch_size, key, resolution):
+            with mixed_precision(self.recipe, self.device):
+                loss = optimization.loss(model(self.normalize(images)), labels)
+            optimization.step(loss)
+            total += loss.detach()
+        return total.item() / steps
+
+    @torch.inference_mode()
+    def evaluate(
+        self, model: nn.Module, examples: np.ndarray | None = None, split: Split = "test"
+    ) -> Evaluation:
+        """Evaluate a model on images in their test view.
+
+        Args:
+            model: on the trainer's device.
+            examples: int64 (n,), which images of the split; None for all.
+            split: of the data set.
+        """
+        recipe, loader = self.recipe, self.test_loader if split == "test" else self.train_loader
+        if examples is None:
+            examples = np.arange(len(loader.labels))
+        model.eval()
+        scores: list[Scores] = []
+        for images, labels in loader.batches(
+            examples, recipe.batch_size, None, recipe.evaluation_resolution
+        ):
+            with mixed_precision(recipe, self.device):
+                logits = model(self.normalize(images))
+            scores.append(score(logits.float(), labels))
+        per_class = isinstance(recipe, TargetRecipe) and recipe.accuracy == "per_class"
+        return Evaluation.of(scores, loader.labels[examples], logits.shape[1], per_class)
+
+
+class Normalize(nn.Module):
+    """Turn uint8 images into float images with mean 0 and standard deviation 1 a channel.
+
+    Done here, on the device, so that loaders move a quarter of the bytes.
+    """
+
+    def __init__(self, sidecar: Sidecar, device: torch.device) -> None:
+        super().__init__()
+        self.mean = torch.tensor(sidecar.mean, device=device).view(1, 3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(sidecar.std, device=device).view(1, 3, 1, 1) * 255)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.float() - self.mean) * self.scale
+
+
+def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Return the autocast context of a recipe; a CPU always computes in float32."""
+    enabled = device.type == "cuda" and recipe.precision != "float32"
+    return torch.autocast(device.type, getattr(torch, recipe.precision), enabled=enabled)
+
+
+def epoch_order(examples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return `examples` in the random order of one epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def augmentation_key(seed: int, epoch: int) -> int:
+    """Return the key of one epoch's augmentation, below 2**63."""
+    return int(np.random.default_rng([seed, epoch]).integers(2**63))
+
+
+def prepare_for_training(model: nn.Module, recipe: Recipe) -> None:
+    """Let a model train, but for the BatchNorm statistics that a recipe freezes."""
+    model.train()
+    if isinstance(recipe, TargetRecipe) and recipe.batchnorm == "frozen":
+        freeze_batchnorm(model)
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Keep running means and variances as they are while the rest of the model trains."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+class _Best:
+    """The weights of a model when its accuracy was best."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._accuracy = -np.inf
+        self._state: dict[str, torch.Tensor] = {}
+
+    def keep(self, accuracy: float) -> None:
+        """Keep the weights as they are now if they are better than all before."""
+        if accuracy > self._accuracy:
+            self._accuracy = accuracy
+            state = self._model.state_dict().items()
+            self._state = {name: value.clone() for name, value in state}
+
+    def restore(self) -> None:
+        """Give the model its best weights back, if any were kept."""
+        if self._state:
+            self._model.load_state_dict(self._state)
