@@ -30,8 +30,7 @@ include: "rules/planning.smk"
 
 
 onstart:
-    claim_study()
-    name_jobs()
+    begin()
 
 
 rule all:

@@ -68,7 +68,7 @@ rule compare_targets:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
-        settings=ComparisonStage(
+        settings=stages.ComparisonStage(
             transfers=study.transfers,
             outcome=study.influence.outcome,
             unit=study.source.subset.unit,

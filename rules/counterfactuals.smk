@@ -27,7 +27,9 @@ rule counterfactual_source:
         ranking=lambda wildcards, input: (
             f"--ranking {quote(str(input.ranking))}" if input.ranking else ""
         ),
-        settings=settings_of,
+        settings=lambda wildcards: stages.removal_stage(
+            study, removals[wildcards.removal]
+        ).model_dump_json(),
         code=code("counterfactual_source.py"),
     message:
         f"Retrain a source model with {units} removed: {{wildcards.removal}}"
@@ -62,7 +64,7 @@ rule counterfactual_transfer:
         runtime=240,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        settings=lambda wildcards: retrained_transfer_stage(
+        settings=lambda wildcards: stages.retrained_transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
         code=code("counterfactual_transfer.py"),
@@ -96,7 +98,7 @@ rule summarize_counterfactual:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=CurvesStage(failed_models=study.failed_models).model_dump_json(),
+        settings=stages.CurvesStage(failed_models=study.failed_models).model_dump_json(),
         code=code("summarize_counterfactual.py"),
     message:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"

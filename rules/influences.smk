@@ -21,7 +21,9 @@ rule estimate_influence:
         # A resource, as it changes no result.
         memory_gb=str(study.influence.memory_gb),
     params:
-        settings=lambda wildcards: influence_stage(study, wildcards.estimator).model_dump_json(),
+        settings=lambda wildcards: stages.influence_stage(
+            study, wildcards.estimator
+        ).model_dump_json(),
         code=code("estimate_influence.py"),
     message:
         "Estimate influences on {wildcards.target}, {wildcards.mode}, by {wildcards.estimator}"
@@ -75,7 +77,9 @@ rule measure_reliability:
         # A resource, as it changes no result.
         memory_gb=str(study.influence.memory_gb),
     params:
-        settings=lambda wildcards: influence_stage(study, wildcards.estimator).model_dump_json(),
+        settings=lambda wildcards: stages.influence_stage(
+            study, wildcards.estimator
+        ).model_dump_json(),
         code=code("measure_reliability.py"),
     message:
         "Measure the reliability on {wildcards.target}, {wildcards.mode}, by {wildcards.estimator}"

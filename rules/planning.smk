@@ -32,7 +32,7 @@ rule calibrate_sources:
         runtime=30,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        settings=source_stage(study).model_dump_json(),
+        settings=stages.source_stage(study).model_dump_json(),
         code=code("calibrate.py"),
     message:
         "Measure what a source model costs"
@@ -62,7 +62,7 @@ rule calibrate_transfer:
         runtime=30,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        settings=lambda wildcards: transfer_stage(
+        settings=lambda wildcards: stages.transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
         code=code("calibrate.py"),

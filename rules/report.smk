@@ -63,7 +63,7 @@ rule plot_accuracies:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=AccuraciesStage(transfers=study.transfers).model_dump_json(),
+        settings=stages.AccuraciesStage(transfers=study.transfers).model_dump_json(),
         code=code("plot_accuracies.py"),
     message:
         "Draw the accuracies of all models"
@@ -101,7 +101,7 @@ rule plot_influences:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: InfluencesFigureStage(
+        settings=lambda wildcards: stages.InfluencesFigureStage(
             title=f"{wildcards.target}, {wildcards.mode}",
             outcome=study.influence.outcome,
             unit=study.source.subset.unit,
@@ -146,7 +146,7 @@ rule plot_reliability:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: ReliabilityFigureStage(
+        settings=lambda wildcards: stages.ReliabilityFigureStage(
             title=f"{wildcards.target}, {wildcards.mode}",
             estimators=study.influence.estimators,
         ).model_dump_json(),
@@ -188,7 +188,7 @@ rule plot_counterfactuals:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: CurvesFigureStage(
+        settings=lambda wildcards: stages.CurvesFigureStage(
             title=f"{wildcards.target}, {wildcards.mode}", unit=study.source.subset.unit
         ).model_dump_json(),
         code=code("plot_counterfactuals.py"),
@@ -227,7 +227,7 @@ rule draw_rulegraph:
         # A resource, as the path should not make the picture stale.
         study=" ".join(quote(str(path)) for path in workflow.configfiles),
     params:
-        settings=rulegraph_stage(study).model_dump_json(),
+        settings=stages.rulegraph_stage(study).model_dump_json(),
         code=code("draw_rulegraph.py"),
     message:
         "Draw the rule graph"

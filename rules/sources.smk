@@ -24,10 +24,8 @@ if study.source.checkpoints:
         params:
             data=lambda wildcards, input: str(Path(input.sidecar).parent),
             # Only the last shard changes when there are more.
-            settings=lambda wildcards: import_stage(
-                study,
-                models=bank_models(wildcards.shard)[-1] + 1,
-                bank=bank_stamp(wildcards.shard),
+            settings=lambda wildcards: stages.import_stage(
+                study, *bank_of(study, wildcards.shard)
             ).model_dump_json(),
             code=code("import_sources.py"),
         message:
@@ -65,7 +63,7 @@ else:
             runtime=720,
         params:
             data=lambda wildcards, input: str(Path(input.sidecar).parent),
-            settings=source_stage(study).model_dump_json(),
+            settings=stages.source_stage(study).model_dump_json(),
             code=code("train_sources.py"),
         message:
             "Train source models {wildcards.shard}"

@@ -21,7 +21,7 @@ rule summarize:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=SummaryStage(
+        settings=stages.SummaryStage(
             models=study.models, failed_models=study.failed_models
         ).model_dump_json(),
         code=code("summarize.py"),

@@ -24,7 +24,7 @@ rule transfer:
         runtime=720,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
-        settings=lambda wildcards: transfer_stage(
+        settings=lambda wildcards: stages.transfer_stage(
             study, wildcards.target, wildcards.mode
         ).model_dump_json(),
         code=code("transfer.py"),

@@ -13,6 +13,7 @@ from transfer_influence.config.dataset import find_with_parts
 from transfer_influence.config.study import Study, read_study
 from transfer_influence.datasets.originals import NAME, Changes, Originals, find_changes
 from transfer_influence.progress import command_line
+from transfer_influence.results import data_folder
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAMED = 20  # files of each kind that are named
@@ -30,10 +31,10 @@ def main() -> None:
 
 def check(study: Study, name: str, folders: list[Path], by_content: bool) -> bool:
     """Print how the originals of a data set differ; return whether they do not."""
-    if not study.data_folder(name).joinpath("dataset.json").exists():
+    if not data_folder(study, name).joinpath("dataset.json").exists():
         print(f"{name}: not converted yet", flush=True)
         return True
-    kept = Originals.read(study.data_folder(name) / NAME)
+    kept = Originals.read(data_folder(study, name) / NAME)
     parts = [part for part, _ in find_with_parts(name, folders).values()]
     changes = find_changes(kept, parts, by_content=by_content)
     print(f"{name}: {changes.total} files, {state(changes)}")

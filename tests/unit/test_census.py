@@ -8,9 +8,9 @@ from tests.conftest import recipe_values
 
 from transfer_influence.config.study import Study
 from transfer_influence.operation.census import StageProgress, census
-from transfer_influence.operation.jobs import JobGroup, job_groups
 from transfer_influence.operation.pace import pace, seconds_left, seconds_left_in_all
 from transfer_influence.operation.printing import duration, progress_table, title
+from transfer_influence.results import JobGroup, job_groups
 
 NOW = 1_800_000_000.0
 OLD = NOW - 86400

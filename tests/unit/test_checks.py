@@ -1,402 +1,228 @@
-"""What conversion checks of each image, and what it tells of them."""
+"""What is wrong between a study and its files is said before any job, all of it at once."""
 
-import hashlib
-import itertools
-import json
-import logging
-import os
-import struct
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from conftest import convert_arrays, opened, random_images, refused, write_settings
-from PIL import Image
+from conftest import random_images, write_settings
+from tests.conftest import recipe_values
 
-from transfer_influence.config.dataset import Split, check_places, describe_dataset, find_dataset
-from transfer_influence.datasets.beton import decode_all
+from transfer_influence import checks
+from transfer_influence.checks import StudyFiles, check_files
+from transfer_influence.config.study import check_study
 from transfer_influence.datasets.conversion import convert
-from transfer_influence.datasets.sidecar import NAMED, Finding, Sidecar, read_sidecar
-from transfer_influence.datasets.splits import share_of
 from transfer_influence.errors import UserError
+from transfer_influence.results import data_folder
+from transfer_influence.subsets import LEAST_GROUPS
+
+CLASSES = 6
+SOURCE = {"dataset": "pictures", "recipe": recipe_values()}
+DELETE = " If the data set itself has changed, delete results/small/data/pictures/dataset.json."
 
 
-def save(path: Path, seed: int, mode: str = "RGB", side: int = 8) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = Image.fromarray(random_images(1, side, side, seed)[0])
-    if mode in ("P", "1"):
-        noise = noise.convert("L")
-    noise.convert(mode).save(path)
-
-
-def folders(root: Path, count: int = 3) -> dict[str, Any]:
-    """Write two classes of `count` training and `count` test images, and return their settings."""
-    seed = 0
-    for part in ("train", "test"):
-        for name in ("a", "b"):
-            for index in range(count):
-                save(root / part / name / f"{index}.png", seed)
-                seed += 1
-    return {"kind": "folder", "train": str(root / "train"), "test": str(root / "test")}
-
-
-def run(folder: Path, **values: Any) -> Sidecar:
-    write_settings(folder, "made", **values)
-    convert("made", [folder], folder / "out")
-    return read_sidecar(folder / "out" / "dataset.json")
-
-
-def cut(path: Path, share: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-
-
-def examples(folder: Path, part: str) -> dict[str, list[Any]]:
-    return pq.read_table(folder / "out" / f"{part}.examples.parquet").to_pydict()
-
-
-# Unreadable images
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
-def test_an_image_cut_short_counts_as_unreadable(tmp_path: Path, suffix: str) -> None:
-    values = folders(tmp_path)
-    broken = tmp_path / "train" / "b" / f"broken{suffix}"
-    save(broken, 99, side=64)
-    assert run(tmp_path, **values).train_count == 7
-    cut(broken, 0.6)
-    with pytest.raises(UserError, match=rf"broken\{suffix}: not readable .*`unreadable: skip`"):
-        run(tmp_path, **values)
-    assert not (tmp_path / "out" / "dataset.json").exists()
-    assert run(tmp_path, **values, unreadable="skip").unreadable.names == [str(broken)]
-
-
-def test_unreadable_images_are_left_out_everywhere(tmp_path: Path) -> None:
-    values = folders(tmp_path)
-    whole = run(tmp_path, **values)
-    kept = [decode_all(tmp_path / "out" / f"{part}.beton") for part in ("train", "test")]
-    cut(tmp_path / "train" / "a" / "1.png", 0.5)
-    (tmp_path / "test" / "b" / "2.png").write_text("no image")
-    sidecar = run(tmp_path, **values, unreadable="skip")
-    assert sidecar.unreadable.count == 2
-    assert [Path(name).parts[-3:] for name in sidecar.unreadable.names] == [
-        ("train", "a", "1.png"),
-        ("test", "b", "2.png"),
-    ]
-    assert (sidecar.train_class_counts, sidecar.test_class_counts) == ([2, 3], [3, 2])
-    assert (sidecar.train_count, sidecar.test_count) == (5, 5)
-    for part, left_out, before in (("train", 1, kept[0]), ("test", 5, kept[1])):
-        rest = np.delete(np.arange(6), left_out)
-        assert np.array_equal(decode_all(tmp_path / "out" / f"{part}.beton"), before[rest])
-        labels = np.load(tmp_path / "out" / f"{part}.labels.npy", allow_pickle=False)
-        assert labels.tolist() == np.repeat([0, 1], 3)[rest].tolist()
-        assert examples(tmp_path, part)["label"] == labels.tolist()
-        assert (
-            str(tmp_path / part / "ab"[left_out // 3])
-            in examples(tmp_path, part)["name"][0 if left_out < 3 else -1]
-        )
-    assert sum(sidecar.modes.values()) == 10
-    assert sidecar.digest != whole.digest
-
-
-def test_skipping_leaves_the_same_digest_as_removing(tmp_path: Path) -> None:
-    values = folders(tmp_path)
-    broken = tmp_path / "train" / "a" / "1.png"
-    cut(broken, 0.5)
-    skipped = run(tmp_path, **values, unreadable="skip")
-    broken.unlink()
-    removed = run(tmp_path, **values)
-    assert skipped.digest == removed.digest
-    assert skipped.mean == removed.mean
-    assert (skipped.unreadable.count, removed.unreadable.count) == (1, 0)
-
-
-def test_a_class_of_which_no_image_is_left_is_refused(tmp_path: Path) -> None:
-    values = folders(tmp_path, count=1)
-    (tmp_path / "train" / "b" / "0.png").write_text("no image")
-    with pytest.raises(UserError, match="train part: class 'b' has no images"):
-        run(tmp_path, **values, unreadable="skip")
-    (tmp_path / "train" / "a" / "0.png").write_text("no image")
-    with pytest.raises(UserError, match=r"train\.beton: no image is left"):
-        run(tmp_path, **values, unreadable="skip")
-
-
-def test_images_of_a_table_that_are_missing(tmp_path: Path) -> None:
-    folders(tmp_path)
-    rows = [f"train/{name}/{index}.png,{name}" for name in "ab" for index in range(4)]
-    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
-    values = {"kind": "table", "train": str(tmp_path / "t.csv"), "images": str(tmp_path)}
-    values["split"] = {"train_per_class": 2}
-    with pytest.raises(UserError, match=r"train/[ab]/3\.png: not readable"):
-        run(tmp_path, **values)
-    sidecar = run(tmp_path, **values, unreadable="skip")
-    assert sidecar.unreadable.count == 2
-    assert sidecar.train_count + sidecar.test_count == 6
-
-
-def test_long_lists_are_cut() -> None:
-    found = Finding.of([str(index) for index in range(NAMED + 5)])
-    assert found.count == NAMED + 5
-    assert found.names == [str(index) for index in range(NAMED)]
-
-
-# Images that are in both parts
-
-
-def both(tmp_path: Path) -> dict[str, Any]:
-    """Put test image a/2 among the training images of b, as another file format."""
-    values = folders(tmp_path)
-    Image.open(tmp_path / "test" / "a" / "2.png").save(tmp_path / "train" / "b" / "9.bmp")
-    return values
-
-
-def test_training_images_that_are_test_images_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    clean = run(tmp_path / "clean", **folders(tmp_path / "clean"))
-    assert clean.overlap == Finding()
-    with caplog.at_level(logging.WARNING):
-        sidecar = run(tmp_path, **both(tmp_path))
-    pair = f"{tmp_path}/train/b/9.bmp = {tmp_path}/test/a/2.png"
-    assert sidecar.overlap == Finding(count=1, names=[pair])
-    assert not sidecar.overlap_dropped
-    assert (sidecar.train_count, sidecar.test_count) == (7, 6)
-    assert f"1 training images are test images as well (kept): {pair}" in caplog.text
-
-
-def test_training_images_that_are_test_images_are_dropped_or_refused(tmp_path: Path) -> None:
-    values = both(tmp_path)
-    sidecar = run(tmp_path, **values, overlap="drop")
-    assert sidecar.overlap.count == 1
-    assert sidecar.overlap_dropped
-    assert (sidecar.train_class_counts, sidecar.test_class_counts) == ([3, 3], [3, 3])
-    assert not set(examples(tmp_path, "train")["digest"]) & set(
-        examples(tmp_path, "test")["digest"]
+@pytest.fixture(autouse=True)
+def pictures(tmp_path, monkeypatch) -> None:
+    """A described data set of six classes, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    labels = np.arange(4 * CLASSES) % CLASSES
+    np.savez(
+        "images.npz",
+        train_images=random_images(4 * CLASSES, 8, 8),
+        train_labels=labels,
+        test_images=random_images(4 * CLASSES, 8, 8, seed=1),
+        test_labels=labels,
     )
-    with pytest.raises(UserError, match=r"1 training images are test .*9\.bmp = .*overlap: drop"):
-        run(tmp_path, **values, overlap="error")
-    assert not (tmp_path / "out" / "dataset.json").exists()
+    write_settings(tmp_path / "config", "pictures", kind="arrays", source="images.npz")
 
 
-# What each image was
+def study_files(convert_it: bool = False, **changes: Any) -> StudyFiles:
+    values = {
+        "study": "small",
+        "models": 40,
+        "source": SOURCE,
+        "targets": {"pictures": {"modes": ["fixed"], "recipe": recipe_values()}},
+    }
+    study = check_study(values | changes, "mine.yaml")
+    folders = (Path("config"),)
+    folder = data_folder(study, "pictures")
+    if convert_it and not folder.exists():
+        convert("pictures", list(folders), folder)
+    return StudyFiles(study, folders)
 
 
-def test_modes_are_counted_and_all_become_rgb(tmp_path: Path) -> None:
-    values = folders(tmp_path)
-    modes = {"L": ".png", "CMYK": ".jpg", "RGBA": ".png", "LA": ".png", "P": ".png", "1": ".png"}
-    for index, (mode, suffix) in enumerate(modes.items()):
-        save(tmp_path / "train" / "a" / f"x{index}{suffix}", 50 + index, mode)
-    for changes in ({}, {"image_size": 8}):
-        found = run(tmp_path, **values, **changes)
-        assert found.modes == {"RGB": 12, **dict.fromkeys(modes, 1)}
-    images = decode_all(tmp_path / "out" / "train.beton")
-    expected = Image.open(tmp_path / "train" / "a" / "x1.jpg").convert("RGB")
-    assert np.array_equal(images[4], np.asarray(expected))
-    write_settings(tmp_path, "other", **values)
-    union = run(tmp_path / "union", **folders(tmp_path / "union"))
-    assert union.modes == {"RGB": 12}
-    write_settings(tmp_path, "both", kind="union", parts=["made", "other"], classes=list("abcd"))
-    convert("both", [tmp_path], tmp_path / "both")
-    assert read_sidecar(tmp_path / "both" / "dataset.json").modes["CMYK"] == 2
+def source(**changes: Any) -> dict[str, Any]:
+    return {**SOURCE, **changes}
 
 
-def test_examples_name_the_images_in_order(tmp_path: Path) -> None:
-    values = folders(tmp_path)
-    run(tmp_path, **values)
-    for part in ("train", "test"):
-        table = examples(tmp_path, part)
-        assert list(table) == ["label", "name", "digest"]
-        names = [
-            str(tmp_path / part / name / f"{index}.png") for name in "ab" for index in range(3)
-        ]
-        assert table["name"] == names
-        assert table["label"] == [0, 0, 0, 1, 1, 1]
-        pixels = decode_all(tmp_path / "out" / f"{part}.beton")
-        salt = struct.pack("<2q", 8, 8)
-        assert table["digest"] == [
-            hashlib.blake2b(image.tobytes(), digest_size=8, salt=salt).hexdigest()
-            for image in pixels
-        ]
+def bank(models: int) -> dict[str, Any]:
+    """A bank with checkpoints of some models, and masks of 40."""
+    Path("bank").mkdir()
+    for model in range(models):
+        Path("bank", f"{model}.pt").touch()
+    rows = [np.random.default_rng(row).permutation(CLASSES) < CLASSES // 2 for row in range(40)]
+    np.save("masks.npy", np.array(rows))
+    return source(checkpoints="bank/{model}.pt", masks="masks.npy")
 
 
-def test_the_digest_of_an_image_tells_its_shape(tmp_path: Path) -> None:
-    # Eight of its bytes in a row are the same for both shapes.
-    for index, size in enumerate([(2, 8), (8, 2), (4, 4)]):
-        for part, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
-            path = tmp_path / part / name / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", size, (7, 7, 7)).save(path)
-    values = {"kind": "folder", "train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
-    run(tmp_path, **values)
-    assert len(set(examples(tmp_path, "train")["digest"])) == 3
+@pytest.mark.parametrize("converted", [False, True])
+def test_nothing_is_wrong_with_a_study_whose_files_are_there(converted):
+    check_files(study_files(converted))
+    check_files(study_files(converted, source=bank(40)))
 
 
-# Normalisation
-
-
-def test_a_given_normalisation_is_used_and_decides_the_digest(tmp_path: Path) -> None:
-    images = random_images(12, 4, 4)
-    computed = read_sidecar(convert_arrays(tmp_path / "1", images) / "dataset.json")
-    given = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 0.5, 0.25]}
-    sidecars = [
-        read_sidecar(convert_arrays(tmp_path / name, images, **settings) / "dataset.json")
-        for name, settings in (
-            ("2", {"normalisation": given}),
-            ("3", {"normalisation": {**given, "mean": [0.1, 0.2, 0.4]}}),
-        )
-    ]
-    assert (sidecars[0].mean, sidecars[0].std) == (given["mean"], given["std"])
-    assert len({computed.digest, *(sidecar.digest for sidecar in sidecars)}) == 3
-    refused(
-        tmp_path,
-        "std",
-        kind="arrays",
-        source="x.npz",
-        normalisation={"mean": [0, 0, 0], "std": [1, 0, 1]},
+def test_all_that_is_wrong_is_said_at_once():
+    files = study_files(
+        source=source(dataset="nowhere"),
+        targets={
+            "pictures": {"modes": ["fixed"], "recipe": recipe_values()},
+            "elsewhere": {"modes": ["fixed"], "recipe": recipe_values()},
+        },
+        counterfactuals={"counts": [0, 2], "lists": {"round": "round.txt"}},
     )
+    Path("images.npz").unlink()
+    with pytest.raises(UserError) as mistake:
+        check_files(files)
+    lines = str(mistake.value).splitlines()
+    assert [line for line in lines if "no nowhere.yaml" in line]
+    assert [line for line in lines if "no elsewhere.yaml" in line]
+    assert [line for line in lines if "pictures: no images.npz (`source`)" in line]
+    assert [line for line in lines if line.startswith("round.txt: no such file")]
 
 
-# Fractions
+def test_data_sets_without_a_description_are_named():
+    target = {"modes": ["fixed"], "recipe": recipe_values()}
+    files = study_files(targets={"one": target, "pictures": target, "two": target})
+    assert [line.split(": no ")[0] for line in checks.descriptions(files)] == [
+        "data set 'one'",
+        "data set 'two'",
+    ]
+
+
+def test_images_are_asked_for_until_they_are_converted():
+    assert list(checks.images(study_files())) == []
+    converted = study_files(convert_it=True)
+    Path("images.npz").unlink()
+    assert list(checks.images(converted)) == []
+    Path("results").rename("elsewhere")
+    (sentence,) = checks.images(study_files())
+    assert sentence.startswith("1 data set is missing:\n  pictures: no images.npz (`source`)")
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "expected"),
-    [
-        (5000, 0.1, 500),
-        (1, 0.1, 1),
-        (4, 0.1, 1),
-        (5, 0.3, 2),
-        (25, 0.1, 3),
-        (50, 0.29, 15),
-        (3, 0.99, 3),
-    ],
+    ("models", "said"),
+    [(40, None), (39, "for model 39 of 40; correct"), (37, "model 37, nor for 2 others, of 40;")],
 )
-def test_share_of(count: int, share: float, expected: int) -> None:
-    assert share_of(count, share) == expected
+def test_a_bank_has_all_checkpoints(models, said):
+    found = list(checks.bank(study_files(source=bank(models))))
+    assert [said in sentence for sentence in found] == [True] * bool(said)
 
 
-def test_a_fraction_is_drawn_from_each_class(tmp_path: Path) -> None:
-    labels = np.repeat([0, 1, 2], [2, 25, 100])
-    images = np.arange(127, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
-    np.savez(tmp_path / "one.npz", images=images, labels=labels)
-    values = {"kind": "arrays", "source": str(tmp_path / "one.npz")}
-    found = opened(tmp_path, **values, split={"train_fraction": 0.1})
-    assert np.bincount(found.train.labels).tolist() == [1, 3, 10]
-    assert np.bincount(found.test.labels).tolist() == [1, 22, 90]
-    found = opened(tmp_path, **values, split={"train_fraction": 0.1, "test_per_class": 1})
-    assert np.bincount(found.test.labels).tolist() == [1, 1, 1]
-    refused(tmp_path, "class '0' has 2 images but 3 are", **values, split={"train_fraction": 0.9})
-    arrays = {"train_images": images, "train_labels": labels}
-    np.savez(tmp_path / "two.npz", **arrays, test_images=images[::9], test_labels=labels[::9])
-    values["source"] = str(tmp_path / "two.npz")
-    found = opened(tmp_path, **values, split={"train_fraction": 0.25})
-    assert np.bincount(found.train.labels).tolist() == [1, 6, 25]
-    assert len(found.test) == len(labels[::9])
-    with pytest.raises(ValueError, match="either `train_per_class` or `train_fraction`"):
-        Split(train_per_class=3, train_fraction=0.5)
+@pytest.mark.parametrize("shape", [(39, CLASSES), (40, CLASSES + 1)])
+def test_a_bank_has_masks_of_all_models_and_units(shape):
+    values = bank(40)
+    np.save("masks.npy", np.ones(shape, bool))
+    (sentence,) = checks.bank(study_files(True, source=values))
+    assert f"masks.npy: masks of {shape[0] if shape[0] < 40 else f'{shape[1]} units'}" in sentence
+    assert sentence.endswith(DELETE)
 
 
-# What has to be there
-
-
-def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
-    here = [tmp_path]
-    write_settings(tmp_path, "folders", kind="folder", train="t", test="u")
-    write_settings(tmp_path, "arrays", kind="arrays", source="x.npz")
-    write_settings(tmp_path, "packaged", kind="arrays", source="sklearn.digits")
-    write_settings(tmp_path, "union", kind="union", parts=["arrays", "table"])
-    write_settings(
-        tmp_path, "table", kind="table", train="t.csv", test_list="b", train_list="a",
-        images=str(tmp_path / "scans" / "part_*" / "images"),
-    )  # fmt: skip
-    write_settings(tmp_path, "loads", kind="torchvision", class_name="CIFAR10", root="c")
-    write_settings(
-        tmp_path, "stays", kind="torchvision", class_name="CIFAR10", root="d", download=False
-    )
-    check_places(["packaged", "loads"], here)
-    with pytest.raises(UserError) as mistake:
-        check_places(["folders", "union", "loads", "stays", "arrays"], here)
-    said = str(mistake.value)
-    assert said.splitlines() == [
-        "4 data sets are missing:",
-        f"  folders: no t (`train`), no u (`test`); see {tmp_path}/folders.yaml",
-        f"  arrays: no x.npz (`source`); see {tmp_path}/arrays.yaml",
-        f"  table: no t.csv (`train`), no a (`train_list`), no b (`test_list`), "
-        f"no {tmp_path}/scans (`images`); see {tmp_path}/table.yaml",
-        f"  stays: no d (`root`); see {tmp_path}/stays.yaml",
-        "Download each to the place named, or change that key in its file (relative paths start at "
-        "the working folder).",
-        "loads is downloaded when it is converted, unless the files are there.",
+def test_lists_name_units_of_the_source():
+    Path("round.txt").write_text("0\n3\n")
+    Path("kept.txt").write_text("0\n9\n")
+    lists = {"round": "round.txt", "wrong": "kept.txt"}
+    removed = {"counterfactuals": {"counts": [0, 2], "lists": lists}}
+    kept = {"source": source(subset={"keep": "kept.txt"})}
+    for values in (removed, kept):
+        assert list(checks.lists(study_files(**values))) == []  # the units are not known yet
+        (sentence,) = checks.lists(study_files(True, **values))
+        assert sentence.startswith("kept.txt: '9' is neither the name of one of")
+        assert sentence.endswith(DELETE)
+        shutil.rmtree("results")
+    Path("round.txt").unlink()
+    Path("kept.txt").unlink()
+    assert [line.split(";")[0] for line in checks.lists(study_files(**removed))] == [
+        "round.txt: no such file",
+        "kept.txt: no such file",
     ]
-    write_settings(tmp_path, "also", kind="torchvision", class_name="MNIST", root="c")
-    with pytest.raises(UserError, match="\nloads, also are downloaded when they are converted, "):
-        check_places(["loads", "stays", "also"], here)
-    with pytest.raises(UserError, match=r"the working folder\)\.$"):
-        check_places(["stays", "packaged"], here)
+    (sentence,) = checks.lists(study_files(**kept))
+    assert sentence == "source.subset: no file kept.txt; correct the path."
 
 
-def test_empty_folders_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shipped = Path(__file__).parents[2] / "config" / "datasets"
-    names = [path.stem for path in shipped.glob("*.yaml")]
-    with pytest.raises(UserError) as mistake:
-        check_places(names, [shipped])
-    missing = {line.split(":")[0].strip() for line in str(mistake.value).splitlines()}
-    assert {"imagenet", "stanford_cars", "birdsnap", "chestxray14"} <= missing
-    for name in names:
-        for _, place in find_dataset(name, [shipped])[0].places:
-            place.mkdir(parents=True, exist_ok=True)
-    check_places(names, [shipped])
+def test_a_source_has_enough_units_for_removals():
+    removals = {"counterfactuals": {"counts": [0, CLASSES - 1]}}
+    assert list(checks.units(study_files(**removals))) == []
+    (sentence,) = checks.units(study_files(True, **removals))
+    assert sentence.startswith(f"data set 'pictures': {CLASSES} classes, but the study needs")
+    assert list(checks.units(study_files(True, counterfactuals={"counts": [0, 4]}))) == []
 
 
-# What is noticed
+def test_lasso_has_models_to_hold_out():
+    values = {
+        "source": source(subset={"sampling": "complement_pairs"}),
+        "influence": {"estimators": ["ridge", "lasso"]},
+    }
+    assert list(checks.design(study_files(models=2 * LEAST_GROUPS, **values))) == []
+    (sentence,) = checks.design(study_files(models=2 * LEAST_GROUPS - 2, **values))
+    assert sentence.startswith("influence.estimators: lasso cannot hold out some of 6 models")
 
 
-def test_names_are_read_again_only_where_a_folder_has_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = folders(tmp_path)
-    (tmp_path / "train" / "a" / "deep").mkdir()
-    write_settings(tmp_path, "made", **values)
-    memory = tmp_path / "state" / "listings"
+def test_every_unit_is_in_enough_subsets_and_missing_from_enough():
+    few = {"models": 6, "source": source(subset={"count": 1})}
+    assert list(checks.design(study_files(**few))) == []  # the units are not known yet
+    (sentence,) = checks.design(study_files(True, **few))
+    assert "of 6 models, but both sides need at least 2; raise `models`" in sentence
+    assert list(checks.design(study_files(True, models=40))) == []
 
-    def described() -> str:
-        return describe_dataset("made", [tmp_path], memory)
 
-    hours = itertools.count()
+def test_needless_draws_are_left_out(monkeypatch):
+    def draw(*_: Any) -> np.ndarray:
+        raise AssertionError("drawn")
 
-    def age() -> None:
-        now = next(hours)
-        for place, _, _ in os.walk(tmp_path):
-            os.utime(place, (3600 * now, 3600 * now))
+    monkeypatch.setattr(checks, "draw_mask", draw)
+    assert list(checks.design(study_files(True, models=100))) == []
+    with pytest.raises(AssertionError, match="drawn"):
+        list(checks.design(study_files(True, models=20)))
 
-    expected = describe_dataset("made", [tmp_path])
-    age()
-    assert described() == expected
-    assert not memory.exists(), "no run was here: leave no trace"
-    memory.parent.mkdir()
-    assert described() == expected
-    assert len(list(memory.iterdir())) == 1
-    with monkeypatch.context() as context:
-        context.setattr(os, "walk", None)
-        assert described() == expected
-    for change in (
-        lambda: save(tmp_path / "train" / "a" / "deep" / "new.png", 1),
-        lambda: (tmp_path / "train" / "b" / "0.png").unlink(),
-        lambda: save(tmp_path / "test" / "c" / "0.png", 1),
-    ):
-        change()
-        before, expected = expected, describe_dataset("made", [tmp_path])
-        assert described() == expected != before
-        assert described() == expected
-        age()
-        assert described() == expected
-    # A folder that has only just changed is not relied on.
-    for note in memory.iterdir():
-        note.unlink()
-    save(tmp_path / "train" / "a" / "last.png", 1)
-    described()
-    assert not list(memory.iterdir())
-    assert json.loads(expected)["made"]["listing"]
+
+def test_the_masks_of_a_bank_have_both_sides():
+    values = bank(40)
+    masks = np.load("masks.npy")
+    masks[:, 3] = True
+    np.save("masks.npy", masks)
+    (sentence,) = checks.design(study_files(True, source=values))
+    assert sentence.startswith("'3' is in the subsets of 40 of 40 models")
+    assert "mend the masks" in sentence
+
+
+def test_targets_have_what_is_to_be_explained_and_validated():
+    values = {"influence": {"outcome": "auroc"}, "counterfactuals": {"counts": [0, 2]}}
+    assert list(checks.outcomes(study_files(**values))) == []  # not converted
+    (sentence,) = checks.outcomes(study_files(True, **values))
+    assert sentence == (
+        f"influence.outcome: auroc is for two classes, and target 'pictures' has {CLASSES}; choose "
+        f"another outcome."
+    )
+
+
+def test_single_training_images_cannot_be_validated_by():
+    labels = np.arange(CLASSES)
+    images = random_images(CLASSES, 8, 8)
+    np.savez(
+        "images.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images + 1,
+        test_labels=labels,
+    )
+    (sentence,) = checks.outcomes(study_files(True, counterfactuals={"counts": [0, 2]}))
+    assert sentence.startswith("target 'pictures': no class has two training images")
+    none = {"counts": [0, 2], "validation_fraction": 0}
+    assert list(checks.outcomes(study_files(True, counterfactuals=none))) == []
+
+
+def test_the_network_takes_the_images():
+    (sentence,) = checks.network(study_files(source=source(architecture={"name": "vit_b_16"})))
+    assert sentence.startswith("recipe.resolution: vit_b_16 cannot take images of")
+    assert list(checks.network(study_files())) == []

@@ -16,7 +16,6 @@ from transfer_influence.datasets.sidecar import FORMAT, Sidecar
 from transfer_influence.errors import UserError
 from transfer_influence.operation.costs import (
     Calibration,
-    calibration_path,
     cost_of,
     examples_of_jobs,
     measured_cost,
@@ -30,10 +29,10 @@ from transfer_influence.operation.estimate import (
     stages_to_calibrate,
     wall_time,
 )
-from transfer_influence.operation.jobs import JobGroup, job_groups
 from transfer_influence.operation.printing import plan_table, size
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.provenance import Origin, identity
+from transfer_influence.results import JobGroup, calibration_of, data_folder, job_groups
 
 CLASSES, TRAIN, TEST = 10, 1000, 500
 CALIBRATION = Calibration(
@@ -102,7 +101,7 @@ def write_calibrations(study: Study) -> None:
 def write_past_job(study: Study, shard: str, seconds: float, **changes: Any) -> Path:
     """Write what a job that trained four source models leaves."""
     settings = {**source_stage(study).model_dump(mode="json"), **changes.get("settings", {})}
-    of_data = identity(study.data_folder(study.source.dataset) / "dataset.json")
+    of_data = identity(data_folder(study, study.source.dataset) / "dataset.json")
     origin = Origin(settings, {"sidecar": changes.get("digest", of_data)}, code="")
     table = study.results / "s/sources" / f"{shard}.parquet"
     rows = pa.table({"model": list(range(changes.get("models", 4)))})
@@ -232,7 +231,7 @@ def test_stages_without_past_jobs_of_a_kind_are_to_calibrate(study):
 def test_calibrations_are_where_the_rules_write_them(study):
     names = ["sources.json", "birds/fixed.json", "birds/full.json", "cars/full.json"]
     home = study.results / "s/plan"
-    paths = {calibration_path(study, group) for group in job_groups(study) if group.models}
+    paths = {calibration_of(study, group) for group in job_groups(study) if group.models}
     assert paths == {home / name for name in names}
 
 
@@ -340,7 +339,7 @@ def test_the_settings_of_transfers_are_compared_too(study):
     group = group_of(study, "transfer", "cars", "full")
     table = study.results / "s" / group.jobs[0].output
     settings = transfer_stage(study, "cars", "full").model_dump(mode="json")
-    of_data = identity(study.data_folder("cars") / "dataset.json")
+    of_data = identity(data_folder(study, "cars") / "dataset.json")
     origin = Origin(settings, {"sidecar": of_data}, code="")
     write_table(pa.table({"model": range(4)}), table, origin.provenance("Past GPU"))
     write_benchmark(study, "transfer/cars/full/000000-000003", 5.0)

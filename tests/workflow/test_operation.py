@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.workflow.conftest import CHECKOUT
-from transfer_influence.operation.jobs import RULES
+from transfer_influence.results import RULES
 
 # A whole study runs in some of these.
 pytestmark = pytest.mark.timeout(900)

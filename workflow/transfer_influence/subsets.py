@@ -14,11 +14,13 @@ import numpy as np
 
 from transfer_influence.config.lists import list_entries
 from transfer_influence.config.stages import SourceStage
-from transfer_influence.config.study import Subset, Unit
+from transfer_influence.config.study import Study, Subset, Unit, shard_models
 from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 
 LEAST_KEPT = 2  # units that a model needs to learn anything
+LEAST_SIDE = 2  # models with a unit, and without it, that its influence needs
+LEAST_GROUPS = 4  # of models drawn together, from which on lasso can hold out some
 MOST_COMPARED = 10_000  # names to look for one that was meant; a second's work
 STAMPED = 2**16  # bytes of a mask
 
@@ -151,6 +153,25 @@ def masks_stamp(path: Path, models: Sequence[int]) -> str:
     return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
 
 
+def bank_of(study: Study, shard: str) -> tuple[int, str]:
+    """Return what of a bank of existing models decides a shard.
+
+    Returns:
+        How many models the bank has up to the end of the shard, where the last shard may be a
+        shorter one; and what tells that checkpoints or masks of the shard have changed.
+
+    Raises:
+        UserError: see `open_masks`.
+    """
+    source = study.source
+    assert source.masks is not None
+    models = [model for model in shard_models(shard) if model < study.models]
+    files = [source.checkpoint(model).stat() for model in models]
+    stamps = " ".join(f"{file.st_size}:{file.st_mtime_ns}" for file in files)
+    digest = hashlib.sha256(stamps.encode()).hexdigest()[:16]
+    return models[-1] + 1, f"files:{digest} masks:{masks_stamp(source.masks, models)}"
+
+
 def imported_models(path: Path, models: Sequence[int], units: int) -> list[SourceModel]:
     """Return existing source models by their numbers, with their masks of `units` units.
 
@@ -208,6 +229,25 @@ def read_units(path: Path, names: Sequence[str]) -> np.ndarray:
         twice = names[listed[counts.argmax()]]
         raise UserError(f"{path}: {twice!r} is listed twice; remove one.")
     return units
+
+
+def check_both_sides(counts: np.ndarray, models: int, names: Sequence[str]) -> None:
+    """Refuse units without a difference or without a standard error.
+
+    Args:
+        counts: int64 (units,), how many models saw each unit.
+        models: how many models there are.
+        names: of the units.
+
+    Raises:
+        UserError: a unit is in fewer than two subsets, or missing from fewer than two.
+    """
+    wrong = np.flatnonzero((counts < LEAST_SIDE) | (counts > models - LEAST_SIDE))
+    if len(wrong):
+        raise UserError(
+            f"{names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {models} models, but "
+            f"both sides need at least {LEAST_SIDE}; raise `models`, or mend the masks."
+        )
 
 
 def pack(mask: np.ndarray) -> bytes:

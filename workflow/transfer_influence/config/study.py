@@ -490,10 +490,6 @@ class Study(Settings):
         """Return the folder of all results of the study."""
         return self.results / self.study
 
-    def data_folder(self, dataset: str) -> Path:
-        """Return the folder of a converted data set."""
-        return self.folder / "data" / dataset
-
     def dataset_of(self, target: str) -> str:
         """Return the name of a target's data set."""
         return self.targets[target].dataset or target

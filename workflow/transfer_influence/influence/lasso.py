@@ -16,13 +16,13 @@ from transfer_influence.influence.estimators import (
 )
 from transfer_influence.influence.held_out import split
 from transfer_influence.influence.measurements import Measurements, Outcomes, unit_blocks
+from transfer_influence.subsets import LEAST_GROUPS
 
 PENALTIES = 50
 # Smallest penalty, as a share of the one that leaves no class in. With fewer models than classes,
 # smaller ones take for ever and predict nothing (Friedman, Hastie & Tibshirani 2010, section 2.5).
 SMALLEST, SMALLEST_OF_FEW = 1e-3, 1e-2
 PATIENCE = 20  # penalties in a row that predict worse, after which smaller ones are not tried
-LEAST_GROUPS = 4
 # Change of a coefficient in a sweep, as a share of the largest penalty: to choose a penalty by, and
 # of the result. On the way, what is left of the error hardly changes a prediction.
 ROUGH, FINE = 1e-4, 1e-6

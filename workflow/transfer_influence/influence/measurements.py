@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from transfer_influence.config.study import Outcome
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import damage_named, matrix, open_table
+from transfer_influence.subsets import check_both_sides
 
 log = logging.getLogger(__name__)
 
@@ -203,23 +204,8 @@ def read_measurements(
             examples=Outcomes(examples, chunks),
         )
     )
-    check_both_sides(measured.masks, names)
+    check_both_sides(measured.masks.counts(), len(measured), names)
     return measured
-
-
-def check_both_sides(masks: Masks, names: list[str]) -> None:
-    """Refuse classes without a difference or without a standard error.
-
-    Raises:
-        UserError: a class is in fewer than two subsets, or missing from fewer than two.
-    """
-    counts = masks.counts()
-    wrong = np.flatnonzero((counts < 2) | (counts > len(masks) - 2))
-    if len(wrong):
-        raise UserError(
-            f"{names[wrong[0]]!r} is in the subsets of {counts[wrong[0]]} of {len(masks)} "
-            f"models, but both sides need at least 2; raise `models`, or mend the masks."
-        )
 
 
 def unit_blocks(classes: int, each: float, memory: float) -> Iterator[slice]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from transfer_influence.code import code_digest
 from transfer_influence.config.study import Study
 from transfer_influence.files import atomic
-from transfer_influence.operation.jobs import job_groups
 from transfer_influence.provenance import accepted_code, find_provenance
+from transfer_influence.results import job_groups
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from transfer_influence.config.study import Study
-from transfer_influence.operation.jobs import Job, JobGroup, job_groups
+from transfer_influence.results import Job, JobGroup, job_groups
 
 # Enough jobs to tell what a model takes, whose benchmarks are read.
 BENCHMARKS = 20

@@ -13,9 +13,9 @@ from transfer_influence.config.study import Study
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_names
 from transfer_influence.errors import UserError
 from transfer_influence.operation.census import benchmark_seconds
-from transfer_influence.operation.jobs import Job, JobGroup
 from transfer_influence.outcomes.tables import open_table
 from transfer_influence.provenance import identity, read_provenance
+from transfer_influence.results import Job, JobGroup, calibration_of, data_folder
 from transfer_influence.subsets import listed_mask
 
 # Enough jobs to tell what one of a group costs.
@@ -79,18 +79,13 @@ def cost_of(study: Study, group: JobGroup) -> Cost | None:
     measured = measured_cost(study, group)
     if measured is not None or not group.models:
         return measured
-    calibration = read_calibration(calibration_path(study, group))
+    calibration = read_calibration(calibration_of(study, group))
     return None if calibration is None else calibrated_cost(study, group, calibration)
 
 
 def stage_name(group: JobGroup) -> str:
     """Return the name of the stage whose calibration tells what the jobs of a group cost."""
     return "/".join(group.transfer or ("sources",))
-
-
-def calibration_path(study: Study, group: JobGroup) -> Path:
-    """Return where the calibration of a group's stage is."""
-    return study.folder / "plan" / f"{stage_name(group)}.json"
 
 
 def read_calibration(path: Path) -> Calibration | None:
@@ -217,7 +212,7 @@ def units_of_model(study: Study, units: int) -> int:
     subset = study.source.subset
     if subset.listed is None:
         return subset.size(units)
-    folder = study.data_folder(study.source.dataset)
+    folder = data_folder(study, study.source.dataset)
     return int(listed_mask(subset, unit_names(folder, subset.unit)).sum())
 
 
@@ -237,7 +232,7 @@ def sidecar_of(study: Study, dataset: str) -> Sidecar:
     Raises:
         UserError: it has not been converted.
     """
-    return read_sidecar(study.data_folder(dataset) / "dataset.json")
+    return read_sidecar(data_folder(study, dataset) / "dataset.json")
 
 
 @dataclass(frozen=True)
@@ -262,7 +257,7 @@ def _measurement(study: Study, group: JobGroup, job: Job) -> _Measurement | None
     try:
         provenance = read_provenance(table)
         models = open_table(table).metadata.num_rows
-        data = identity(study.data_folder(dataset_of(study, group)) / "dataset.json")
+        data = identity(data_folder(study, dataset_of(study, group)) / "dataset.json")
     except UserError:
         return None  # damaged: the job that reads it will say so
     wanted = _deciding_settings(study, group)

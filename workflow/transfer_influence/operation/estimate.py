@@ -17,7 +17,7 @@ from transfer_influence.operation.costs import (
     sidecar_of,
     stage_name,
 )
-from transfer_influence.operation.jobs import JobGroup, job_groups
+from transfer_influence.results import JobGroup, data_folder, job_groups
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def disk(study: Study, plans: Sequence[StagePlan]) -> list[Disk]:
     Raises:
         UserError: a data set has not been converted.
     """
-    folders = map(study.data_folder, study.datasets)
+    folders = (data_folder(study, name) for name in study.datasets)
     data = sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
     sizes = {"data sets": np.array([float(data), 0.0])}  # whole, left
     rows = {plan.group.transfer: plan.cost for plan in plans if plan.group.rule == "transfer"}

@@ -5,6 +5,7 @@ scripts/launch.py, `snakemake` by every Snakemake that executes jobs of the stud
 it (rules/common.smk).
 """
 
+import atexit
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +39,14 @@ def at_work(results: Path, role: Role) -> Iterator[None]:
                     f"scripts/launch.py --cancel."
                 )
         yield
+
+
+def hold_until_exit(results: Path, role: Role) -> None:
+    """Hold the claim of a role until this process ends.
+
+    Raises:
+        UserError: see `at_work`.
+    """
+    claim = contextlib.ExitStack()
+    claim.enter_context(at_work(results, role))
+    atexit.register(claim.close)

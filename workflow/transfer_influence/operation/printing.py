@@ -9,8 +9,8 @@ from transfer_influence.config.study import Study
 from transfer_influence.operation.census import StageProgress
 from transfer_influence.operation.costs import Cost
 from transfer_influence.operation.estimate import Disk, StagePlan, by_rule, disk, wall_time
-from transfer_influence.operation.jobs import RULES
 from transfer_influence.operation.pace import pace, seconds_left, seconds_left_in_all
+from transfer_influence.results import RULES
 
 DAY = 86400.0
 NOTHING = "–"
@@ -77,7 +77,7 @@ def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int])
 
 def title(stage: StageProgress) -> str:
     """Return what people call a stage."""
-    words = [RULES[stage.group.rule]]
+    words = [RULES[stage.group.rule].makes]
     if stage.group.transfer:
         words.append(", ".join(stage.group.transfer))
     return ": ".join(words)
@@ -178,7 +178,7 @@ def _end(left: float, now: float) -> str:
 def _steps(stages: Sequence[StageProgress]) -> list[tuple[str, ...]]:
     """Return a table of what follows from the models: a line a target and mode."""
     rules = dict.fromkeys(stage.group.rule for stage in stages)
-    lines = [("", *(RULES[rule] for rule in rules))]
+    lines = [("", *(RULES[rule].makes for rule in rules))]
     for transfer in dict.fromkeys(stage.group.transfer for stage in stages):
         states = [_state(stage) for stage in stages if stage.group.transfer == transfer]
         lines.append((", ".join(transfer or ()), *states))

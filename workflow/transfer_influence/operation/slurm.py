@@ -7,6 +7,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SEPARATOR = "\x1f"  # in no name, folder or comment
 CONTROLLER = "controller"  # what a controller's job does, in its comment
@@ -18,6 +19,19 @@ NAME_LENGTH = 50  # of a job-name prefix, at most, by Snakemake's SLURM plugin
 def name_prefix(study: str) -> str:
     """Return the prefix of the names of a study's jobs; Snakemake adds an underscore and a UUID."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", study)[:NAME_LENGTH]
+
+
+def name_jobs(study: str, executor: Any) -> None:
+    """Let the names of a study's jobs in SLURM's queue begin with its name; before any job.
+
+    Snakemake's plugin has a setting for it, but reads it before a Snakefile can say a word.
+
+    Args:
+        study: name of the study.
+        executor: Snakemake's, of any kind.
+    """
+    if hasattr(executor, "run_uuid"):
+        executor.run_uuid = f"{name_prefix(study)}_{executor.run_uuid}"
 
 
 def controller_name(study: str) -> str:
