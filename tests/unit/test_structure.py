@@ -8,8 +8,9 @@ import traceback
 from pathlib import Path
 
 import pytest
-import torch
 from tests.conftest import CHECKOUT, recipe_values
+
+from transfer_influence.training import optimization
 
 CODE = ("scripts", "workflow", "tests", "benchmarks")
 TRAINING = CHECKOUT / "workflow" / "transfer_influence" / "training"
@@ -25,15 +26,15 @@ def test_from_the_program_to_a_step_of_its_optimizer_it_is_five_files(
         "recipe": recipe_values(epochs=1),
     }
     passed: set[Path] = set()
-    step = torch.optim.SGD.step
+    sgd = optimization.sgd
 
-    def watched(optimizer: torch.optim.SGD, *arguments: object, **others: object) -> object:
+    def watched(*arguments: object, **others: object) -> None:
         files = (Path(frame.filename) for frame in traceback.extract_stack())
         ours = [CHECKOUT / part for part in ("scripts", "workflow")]
         passed.update(file for file in files if set(ours) & set(file.parents))
-        return step(optimizer, *arguments, **others)
+        sgd(*arguments, **others)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    monkeypatch.setattr(optimization, "sgd", watched)
     program = CHECKOUT / "scripts" / "train_sources.py"
     arguments = {
         "settings": json.dumps(settings),

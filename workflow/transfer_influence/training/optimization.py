@@ -1,8 +1,11 @@
 """The steps that train one model: loss, optimizer and learning rates."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from transfer_influence.config.recipe import Recipe
 from transfer_influence.errors import UserError
@@ -48,12 +51,7 @@ class Optimization:
             )
         self.rate = 0.0
         self._rates = iter(schedule)
-        self._optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            fused=True,
-        )
+        self._optimizer = SGD(parameter_groups(model, recipe), recipe.momentum)
         scaled = device.type == "cuda" and recipe.precision == "float16"
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         weights = None
@@ -64,12 +62,52 @@ class Optimization:
     def step(self, loss: torch.Tensor) -> None:
         """Change the model's parameters so that the loss of a batch falls."""
         self.rate = next(self._rates)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self._optimizer, rate=self.rate)  # type: ignore[arg-type]
         self._scaler.update()
+
+
+class SGD:
+    """Stochastic gradient descent with momentum, by torch's own fused kernel.
+
+    The steps are those of `torch.optim.SGD`, bit by bit. That class imports torch's compiler when
+    it is first used, which takes a second of each job. A gradient scaler takes this one as well.
+
+    Attributes:
+        param_groups: dictionaries of `params`, a list, and their `weight_decay`.
+    """
+
+    def __init__(self, param_groups: list[dict[str, Any]], momentum: float) -> None:
+        self.param_groups = param_groups
+        self._momentum = momentum
+        self._buffers: dict[torch.Tensor, torch.Tensor | None] = {}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Change the parameters by their gradients, at a learning rate."""
+        for group in self.param_groups:
+            trained = [one for one in group["params"] if one.grad is not None]
+            buffers = [self._buffers.get(one) for one in trained]
+            sgd(
+                trained,
+                [one.grad for one in trained],
+                buffers,
+                weight_decay=group["weight_decay"],
+                momentum=self._momentum,
+                lr=rate,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                fused=True,
+            )
+            self._buffers.update(zip(trained, buffers, strict=True))
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
