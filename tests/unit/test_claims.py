@@ -324,3 +324,28 @@ def test_a_claim_on_a_full_disk_is_one_sentence_and_leaves_nothing(tiny_disk):
     with pytest.raises(UserError, match=r"0.claim-000000: no space left on device; make room"):
         takes(Claims(tiny_disk))
     assert names(tiny_disk) == ["filler"]
+
+
+def test_of_the_claims_of_the_dead_the_last_one_stays(tmp_path):
+    for generation in range(4):
+        owner = asdict(replace(Owner.this(), started=1))
+        (tmp_path / f"work.claim-{generation:06d}").write_text(json.dumps(owner))
+    (tmp_path / "other.claim-000000").touch()
+    with Claims(tmp_path).claimed("work") as ours:
+        assert ours
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"work.claim-000003", "other.claim-000000"}
+
+
+def test_who_looked_long_ago_claims_nothing(tmp_path, monkeypatch):
+    """Others have succeeded the dead since, and the claim that would be next is gone again."""
+    dead, alive = tmp_path / "work.claim-000001", tmp_path / "work.claim-000005"
+    dead.write_text(json.dumps(asdict(replace(Owner.this(), started=1))))
+    alive.write_text(json.dumps(asdict(Owner.this())))
+    claims = Claims(tmp_path)
+    looks = iter([(1, dead)])
+    newest = claims._newest
+    monkeypatch.setattr(claims, "_newest", lambda name: next(looks, None) or newest(name))
+    with claims.claimed("work") as ours:
+        assert not ours
+    assert set(tmp_path.iterdir()) == {dead, alive}

@@ -5,7 +5,7 @@ systems (NFS from version 3 on) grant to one process only, and its owner touches
 `HEARTBEAT` seconds. A claim whose owner is dead is not taken away but succeeded: the next claim on
 the same work has the next generation in its name and is again made with O_EXCL. So of all that see
 the dead owner one succeeds it, without a file that could be removed or renamed under another's
-feet.
+feet. Of dead claims the last one stays, so that no generation comes twice.
 
 An owner on this machine is dead when its process is. For an owner elsewhere, clocks are not
 compared: it is dead when its heartbeat has not moved for `PATIENCE` seconds in which we watched it.
@@ -125,6 +125,7 @@ class Claims:
         finally:
             stop.set()
             beat.join()
+            self._remove_oldest(name, path)
             path.unlink(missing_ok=True)
 
     def holder(self, name: str) -> Owner | None:
@@ -182,14 +183,20 @@ class Claims:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+        if self._newest(name) != (_generation(path), path):
+            path.unlink(missing_ok=True)  # what we looked at was long out of date
+            return None
         return path
 
+    def _remove_oldest(self, name: str, path: Path) -> None:
+        """Remove the claims of the dead before a claim of ours, but for the last of them."""
+        for other in self._folder.glob(f"{name}.claim-*"):
+            if _generation(other) < _generation(path) - 1:
+                other.unlink(missing_ok=True)
+
     def _newest(self, name: str) -> tuple[int, Path] | None:
-        found = [
-            (int(path.name.rpartition("-")[2]), path)
-            for path in self._folder.glob(f"{name}.claim-*")
-        ]
-        return max(found, default=None)
+        found = self._folder.glob(f"{name}.claim-*")
+        return max(((_generation(path), path) for path in found), default=None)
 
     def _is_abandoned(self, path: Path) -> bool:
         owner = _read(path)
@@ -214,6 +221,10 @@ class Claims:
         while not stop.wait(self._heartbeat):
             with contextlib.suppress(OSError):  # a file server that is away comes back
                 os.utime(path)
+
+
+def _generation(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _read(path: Path) -> Owner | None:
