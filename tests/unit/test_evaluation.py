@@ -15,7 +15,7 @@ from transfer_influence.outcomes.evaluation import (
     margin,
     score,
 )
-from transfer_influence.training.trainer import Trainer
+from transfer_influence.training.trainer import EVALUATED_PIXELS, Trainer
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(**recipe_values())
@@ -146,15 +146,23 @@ def test_outcomes_stand_in_the_order_of_the_examples(trainer):
     np.testing.assert_array_equal(part.prediction, whole.prediction[order])
 
 
-def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(trainer):
+def test_an_evaluation_leaves_the_model_as_it_was_and_ignores_the_batch_size(trainer, monkeypatch):
     model = build_model(Architecture(width=4), CLASSES, SEED)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = [
-        trainer.with_recipe(Recipe(**recipe_values(batch_size=size))).evaluate(model)
-        for size in (7, 64)
-    ]
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = []
+    for most in (7, 32):
+        monkeypatch.setitem(EVALUATED_PIXELS, "cpu", most * SIDE**2)
+        found.append(trainer.with_recipe(Recipe(**recipe_values(batch_size=2))).evaluate(model))
+        assert max(sizes) == most
     np.testing.assert_allclose(found[0].raw_margin, found[1].raw_margin, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_evaluation_takes_no_fewer_images_at_a_time_than_a_step_of_training(planted):
+    recipe = Recipe(**recipe_values(batch_size=48, resolution=10_000))
+    assert Trainer(planted, recipe, CPU, workers=1).evaluation_batch_size == 48
 
 
 def test_accuracy_per_class_is_the_mean_over_classes_with_test_images(trainer):

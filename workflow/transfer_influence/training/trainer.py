@@ -26,6 +26,9 @@ from transfer_influence.training.optimization import Optimization
 
 log = logging.getLogger(__name__)
 
+# Pixels to evaluate at a time, where a batch of training has fewer: enough to fill the device.
+EVALUATED_PIXELS = {"cpu": 2**19, "cuda": 2**24}
+
 
 class NotFiniteError(UserError):
     """A model's loss is not a number any more; it has no outcomes."""
@@ -169,6 +172,15 @@ class Trainer:
             total += loss.detach()
         return total.item() / steps
 
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images to evaluate at a time.
+
+        At least those of a batch of training, which takes more memory; more where images are small.
+        """
+        side = self.recipe.upsample_to or self.recipe.evaluation_resolution
+        return max(self.recipe.batch_size, EVALUATED_PIXELS[self.device.type] // side**2)
+
     @torch.inference_mode()
     def evaluate(
         self, model: nn.Module, examples: np.ndarray | None = None, split: Split = "test"
@@ -185,9 +197,8 @@ class Trainer:
             examples = np.arange(len(loader.labels))
         model.eval()
         scores: list[Scores] = []
-        for images, labels in loader.batches(
-            examples, recipe.batch_size, None, recipe.evaluation_resolution
-        ):
+        resolution, batch_size = recipe.evaluation_resolution, self.evaluation_batch_size
+        for images, labels in loader.batches(examples, batch_size, None, resolution):
             with mixed_precision(recipe, self.device):
                 logits = model(self.normalize(images))
             scores.append(score(logits.float(), labels))
