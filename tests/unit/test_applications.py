@@ -12,10 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import random_images, write_settings
 from PIL import Image
+from scipy.stats import norm
 
 from transfer_influence.applications import failures, pairs, subpopulations
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.applications.classes import compare_targets, list_extremes
+from transfer_influence.applications.classes import (
+    compare_targets,
+    list_extremes,
+    opposed_p_values,
+)
 from transfer_influence.applications.failures import list_failures
 from transfer_influence.applications.pairs import extreme_pairs, list_pairs
 from transfer_influence.applications.pictures import (
@@ -30,6 +35,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.figures.comparison import opposed_classes
 from transfer_influence.figures.style import save
 from transfer_influence.figures.tables import first_rows, save_listing
+from transfer_influence.influence.intervals import q_values
 from transfer_influence.outcomes.tables import list_column, write_table
 from transfer_influence.provenance import Origin, fingerprint, identity, read_provenance
 from transfer_influence.subsets import pack
@@ -40,6 +46,7 @@ PROVENANCE = Origin({"made": "by hand"}, {}, "").provenance()
 def write_ranking(
     path: Path, influence: list[float], significant: list[bool] | None, names: str = "class"
 ) -> Path:
+    """Write a ranking; what is significant has a p-value of 0.001, and anything else of 0.5."""
     order = np.argsort(-np.array(influence), kind="stable")
     known = pa.nulls(len(order), pa.bool_()) if significant is None else pa.array(significant)
     none = pa.nulls(len(order), pa.float64())
@@ -49,6 +56,9 @@ def write_ranking(
         "name": [f"{names} {unit}" for unit in order],
         "influence": np.array(influence)[order],
         **dict.fromkeys(["standard_error", "low", "high", "q_value"], none),
+        "p_value": none
+        if significant is None
+        else np.where(np.array(significant)[order], 0.001, 0.5),
         "significant": known.take(pa.array(order)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,8 +118,8 @@ TRANSFERS = [("birds", "fixed"), ("birds", "full"), ("cars", "fixed")]
 def compared(folder: Path, known: bool = True) -> pd.DataFrame:
     """Five classes on two targets, one of them in two modes.
 
-    Class 0 helps birds and hurts cars; 1 does so without being beyond doubt; 2 helps both; 3
-    hurts birds in one mode and helps them in the other; 4 hurts birds, and helps cars in doubt.
+    Class 0 helps birds and hurts cars; 1 does so without being significant; 2 helps both; 3 hurts
+    birds in one mode and helps them in the other; 4 hurts birds, and may help cars.
     """
     yes, no = True, False
     planted = [
@@ -136,7 +146,7 @@ def test_a_class_that_helps_one_target_and_hurts_another_is_flagged(tmp_path):
 def test_the_most_opposed_class_comes_first_whatever_the_scale_of_a_target(tmp_path):
     table = compared(tmp_path)
     assert table["opposition"][1:].is_monotonic_decreasing
-    assert table["unit"][0] == 0  # beyond doubt, and thus before class 1, which is more opposed
+    assert table["unit"][0] == 0  # for certain, and thus before class 1, which is more opposed
     assert table["opposition"][0] < table["opposition"][1]
     birds = np.array([[3.0, 2, 1, -3, -1], [0.3, 0.2, 0.1, 0.3, -0.1]])
     birds /= birds.std(axis=1, keepdims=True)
@@ -149,10 +159,65 @@ def test_the_most_opposed_class_comes_first_whatever_the_scale_of_a_target(tmp_p
     assert table.set_index("unit").loc[2, "opposition"] < 0
 
 
-def test_without_significance_a_class_is_called_opposed_or_not_only_if_it_must_be(tmp_path):
-    opposed = compared(tmp_path, known=False).set_index("unit")["opposed"]
-    # Class 2 helps all targets, so it cannot be; the signs of the others allow it.
-    assert [opposed[unit] for unit in range(5)] == [None, None, False, None, None]
+def test_without_significance_no_class_is_called_opposed_or_not(tmp_path):
+    assert compared(tmp_path, known=False)["opposed"].isna().all()
+
+
+def opposed_share(targets: list[str], means: np.ndarray, studies: int) -> np.ndarray:
+    """Return the share of classes called opposed in simulated studies, (studies,).
+
+    Args:
+        targets: of each column.
+        means: of the influences in standard errors, (columns, classes).
+        studies: how many.
+    """
+    rng = np.random.default_rng(len(targets))
+    found = []
+    for _ in range(studies):
+        influences = list(rng.normal(means))
+        p_values = [2 * norm.sf(np.abs(one)) for one in influences]
+        q_value = q_values(opposed_p_values(targets, influences, p_values))
+        found.append((q_value <= 0.05).mean())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("columns", [3, 12, 24])
+@pytest.mark.parametrize("modes", [1, 3])
+def test_classes_without_any_positive_effect_are_not_called_opposed(columns, modes):
+    """Half of them do less than the average for all targets, half are average."""
+    targets = [f"target {column // modes}" for column in range(columns)]
+    means = np.repeat([[-4.0, 0.0]], columns, axis=0).repeat(500, axis=1)
+    found = opposed_share(targets, means, studies=200)
+    assert (found > 0).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_classes_that_help_one_target_only_are_called_opposed_at_the_nominal_rate():
+    """The worst case: any of the other targets may seem to be hurt."""
+    targets = [f"target {column}" for column in range(12)]
+    means = np.zeros((12, 1))
+    means[0] = 20
+    found = opposed_share(
+        targets, means, studies=4000
+    )  # a single class: its q-value is its p-value
+    assert found.mean() <= 0.05 / 2 + 3 * np.sqrt(0.025 * 0.975 / 4000)
+
+
+def test_classes_that_help_one_target_and_hurt_another_are_found():
+    targets = [f"target {column}" for column in range(12)]
+    means = np.zeros((12, 1000))
+    means[0, :50], means[7, :50] = 6, -6
+    rng = np.random.default_rng(0)
+    influences = list(rng.normal(means))
+    p_values = [2 * norm.sf(np.abs(one)) for one in influences]
+    found = q_values(opposed_p_values(targets, influences, p_values)) <= 0.05
+    assert found[:50].mean() > 0.9
+    assert found[50:].mean() < 0.005
+
+
+def test_one_target_pulls_nothing_apart():
+    same = [np.array([5.0, -5.0]), np.array([-5.0, 5.0])]
+    tiny = [np.full(2, 1e-9)] * 2
+    assert opposed_p_values(["birds", "birds"], same, tiny).tolist() == [1, 1]
 
 
 def test_rankings_of_different_classes_are_not_compared(tmp_path):
@@ -183,7 +248,7 @@ def test_the_heat_map_shows_numbers_and_rings_what_is_significant(tmp_path, know
     np.testing.assert_allclose(scaled.std(axis=0), 1)
     assert np.sign(scaled[0]).tolist() == np.sign(table.loc[0, columns].astype(float)).tolist()
     assert figure.get_suptitle().endswith(
-        "apart: 1 class beyond doubt" if known else "apart: significance unknown"
+        "apart: 1 class" if known else "apart: significance unknown"
     )
     assert len(figure.legends) == known  # the ring is explained only where there may be one
     save(figure, tmp_path / "figure.svg", tmp_path / "figure.png", PROVENANCE)
@@ -194,8 +259,8 @@ def test_the_heat_map_counts_what_is_known(tmp_path):
     table = pq.read_table(tmp_path / "opposed.parquet")
     field = table.column_names.index("opposed")
     for opposed, title in [
-        ([True, True, None, None, None], "at least 2 classes beyond doubt"),
-        ([False] * 5, "0 classes beyond doubt"),
+        ([True, True, None, None, None], "at least 2 classes"),
+        ([False] * 5, "0 classes"),
         ([False, None, None, None, None], "significance unknown"),
     ]:
         path = tmp_path / "some.parquet"

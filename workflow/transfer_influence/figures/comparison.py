@@ -88,9 +88,9 @@ def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") ->
 
 
 def _found(opposed: pd.Series, unit: Unit) -> str:
-    """Say how many units are opposed beyond doubt, as far as that is known."""
+    """Say how many units pull targets apart, as far as that is known."""
     found, unknown = int(opposed.sum()), opposed.isna().any()
     if unknown and not found:
         return "significance unknown"
     least = "at least " if unknown else ""
-    return f"{least}{found} {unit if found == 1 else PLURAL[unit]} beyond doubt"
+    return f"{least}{found} {unit if found == 1 else PLURAL[unit]}"

@@ -63,10 +63,10 @@ def estimate(
     """Estimate influences and write one row a source class.
 
     Columns: `unit` (class index), `name`, and on the whole target `influence`, `standard_error`,
-    `low` and `high` (ends of the 95 % interval), `q_value`, `significant` (q-value at most 0.05),
-    all null for `lasso`; then float32 lists with one entry a target class, `class_influence` and
-    `class_standard_error`, and with one entry a target test example, `example_influence` and
-    `example_standard_error`.
+    `low` and `high` (ends of the 95 % interval), `p_value` (two-sided), `q_value`, `significant`
+    (q-value at most 0.05), all null for `lasso`; then float32 lists with one entry a target class,
+    `class_influence` and `class_standard_error`, and with one entry a target test example,
+    `example_influence` and `example_standard_error`.
     Lists are empty for a scalar outcome and where the table would be larger than
     `stage.largest_table_gb`; lists of standard errors of `lasso` are null.
 
@@ -138,6 +138,7 @@ def _rows(
             "standard_error": _or_null(known.standard_error[units]),
             "low": _or_null(known.low[units]),
             "high": _or_null(known.high[units]),
+            "p_value": _or_null(known.p_value[units]),
             "q_value": _or_null(known.q_value[units]),
             "significant": pc.less_equal(_or_null(known.q_value[units]), FALSE_DISCOVERIES),
             "class_influence": _lists(part.influence[:, :cut]),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import false_discovery_control, norm, t
 
 from transfer_influence.influence.estimators import Estimator, Fit
 
@@ -19,12 +19,14 @@ class Certainty:
         standard_error: float64 (units,).
         low: lower end of the 95 % interval, float64 (units,).
         high: upper end.
+        p_value: two-sided, of no influence; float64 (units,), NaN where it is not known.
         q_value: least share of false discoveries at which a class counts as non-zero.
     """
 
     standard_error: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    p_value: np.ndarray
     q_value: np.ndarray
 
 
@@ -38,7 +40,8 @@ def closed_form(fit: Fit, estimator: Estimator) -> Certainty:
     )
     half = t.ppf((1 + COVERAGE) / 2, freedom) * error
     ends = (influence - half) / left, (influence + half) / left
-    return Certainty(error, *ends, q_values(estimator.p_values(fit)))
+    p_values = estimator.p_values(fit)
+    return Certainty(error, *ends, p_values, q_values(p_values))
 
 
 def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int) -> Certainty:
@@ -64,10 +67,12 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int
 
 
 def q_values(p_values: np.ndarray) -> np.ndarray:
-    """Return the q-value of each p-value (n,), by Benjamini & Hochberg 1995."""
-    count = len(p_values)
-    order = np.argsort(p_values)
-    raised = p_values[order] * count / np.arange(1, count + 1)
-    found = np.empty(count)
-    found[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
+    """Return the q-value of each p-value (n,), by Benjamini & Hochberg 1995.
+
+    One that is not known, NaN, has none and takes no part in the others'.
+    """
+    found = np.full(len(p_values), np.nan)
+    known = np.isfinite(p_values)
+    if known.any():
+        found[known] = false_discovery_control(p_values[known])
     return found

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from transfer_influence.outcomes.tables import read_table, write_table
 
-RANKED = ["unit", "name", "influence", "standard_error", "low", "high", "q_value", "significant"]
+RANKED = ["unit", "name", "influence", "standard_error", "low", "high"]
+RANKED += ["p_value", "q_value", "significant"]
 DIGITS = 10  # of influences, as shares of the largest; further ones are rounding
 
 
