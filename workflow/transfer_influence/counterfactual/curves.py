@@ -1,18 +1,17 @@
 """Curves of accuracy against the number of removed units, and what can be read off them."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.special import stdtrit
 
 from transfer_influence.config.study import BASELINE, Order
+from transfer_influence.counterfactual.replicates import by_replicate, half_width
 from transfer_influence.counterfactual.tables import VALIDATION
+from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
 from transfer_influence.outcomes.tables import read_table, write_table
-
-LEAST_REPLICATES = 3  # for an interval; below, the single models say more
 
 
 def write_summary(models: Path, output: Path, provenance: str) -> None:
@@ -38,9 +37,15 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     Columns of the point: `order` (`none` for the baseline), `removed`, `replicates`; `accuracy`,
     `validation_accuracy` and `source_accuracy` (means); `validation_images`, the size of the
     validation split; `standard_deviation` of the accuracy, and `low` and `high`, the 95 %
-    t-interval of its mean.
+    t-interval of its mean. For each control, `none` and `random` at the same number,
+    `against_{control}`: the mean difference between replicates that share their seeds, with its
+    interval (`_low`, `_high`), the p-value of no difference (`_p_value`) and the same corrected for
+    the number of points (`_p_corrected`), see `verdicts.differences`.
 
     Columns of the order, the same in all of its rows, empty for the baseline:
+    - `claim`: what the curve is to show, for `top` and `bottom`; `shown`: whether it does, empty
+      where that cannot be told; `smallest_shown`: the smallest difference that these replicates
+      can show, see `verdicts.verdict`.
     - `best_removed`: the number of removed units, 0 included, whose mean validation accuracy is
       highest; of equal ones the smallest. The test split has no say in it.
     - `gain`, `gain_low`, `gain_high`: a replicate's accuracy on the test split at the number that
@@ -52,7 +57,8 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
       choose for one another, the interval is too narrow: without any effect, with 10 replicates
       and 19 numbers, it lay above 0 in 9 % of simulated studies, where 2.5 % are due.
       `gain_replicates`: how many, of which the best number is chosen, too. All points of the order
-      have them, 0 included, so that none is better for want of a bad replicate.
+      have them, 0 included, so that none is better for want of a bad replicate. Where all choose
+      0 there is no gain to measure: it is empty, and `gain_reason` says so.
     - `area`, `area_low`, `area_high`: between the curve and that of `random`, positive where the
       curve lies above, in accuracy × units: by the trapezoid rule over the numbers of removed units
       that both have, 0 included; mean over replicates, and its 95 % t-interval. `area_replicates`:
@@ -63,13 +69,43 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     """
     points = point_means(models)
     orders = [order for order in points["order"].unique() if order != BASELINE]
+    against = {control: _differences(models, orders, control) for control in (BASELINE, "random")}
     read_off = pd.DataFrame(
-        [{"order": order, **_read_off(models, order)} for order in orders],
-        columns=["order", "best_removed", *_names("gain"), *_names("area")],
+        [
+            {"order": order, **_read_off(models, order), **_verdict(against, order)}
+            for order in orders
+        ],
+        columns=["order", *READ_OFF],
     )
-    table = points.merge(read_off, on="order", how="left")
+    table = points
+    for control, found in against.items():
+        names = {name: f"against_{control}{ending}" for name, ending in COMPARED.items()}
+        found = found[["order", "removed", *COMPARED]].rename(columns=names)
+        table = table.merge(found, on=["order", "removed"], how="left")
+    table = table.merge(read_off, on="order", how="left")
     counts = ["validation_images", "best_removed", "gain_replicates", "area_replicates"]
-    return table.astype(dict.fromkeys(counts, "Int32"))
+    return table.astype(dict.fromkeys(counts, "Int32") | {"shown": "boolean"})
+
+
+def _differences(models: pd.DataFrame, orders: list[str], control: str) -> pd.DataFrame:
+    """Return the differences of all curves to a control, which has none to itself."""
+    there = control in set(models["order"])
+    parts = [
+        differences(models, order, control).assign(order=order)
+        for order in orders
+        if there and order != control
+    ]
+    columns = ["order", "removed", *COMPARED, "smallest"]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns, dtype=float)
+
+
+def _verdict(against: dict[str, pd.DataFrame], order: str) -> dict[str, Any]:
+    claim = CLAIMS.get(order)
+    if claim is None:
+        return {}
+    found = against[claim.control]
+    shown, smallest = verdict(found[found["order"] == order], claim)
+    return {"claim": claim.sentence, "shown": shown, "smallest_shown": smallest}
 
 
 def point_means(models: pd.DataFrame) -> pd.DataFrame:
@@ -97,24 +133,25 @@ def point_means(models: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def best_and_gains(models: pd.DataFrame, order: str) -> tuple[int | None, np.ndarray]:
+def best_and_gains(models: pd.DataFrame, order: str) -> tuple[int | None, np.ndarray, bool]:
     """Choose how many units to remove in an order, and say what such a choice is worth.
 
     Returns:
         The number that all replicates choose, None if none has a validation accuracy at all points
-        of the curve; and for each that has, float64, its accuracy at the number that the others
-        choose minus that with nothing removed; see `summary_of`.
+        of the curve; for each that has, float64, its accuracy at the number that the others choose
+        minus that with nothing removed, see `summary_of`; and whether any choose to remove some.
     """
     validation = by_replicate(models, order, "validation_accuracy").dropna()
     if validation.empty:
-        return None, np.empty(0)
+        return None, np.empty(0), False
     accuracy = by_replicate(models, order)
-    gains = []
+    gains, some = [], False
     for replicate in validation.index:
         others = validation.drop(index=replicate)
         chosen = best_number(validation if others.empty else others)
         gains.append(accuracy.loc[replicate, chosen] - accuracy.loc[replicate, 0])
-    return best_number(validation), np.array(gains)
+        some |= chosen > 0
+    return best_number(validation), np.array(gains), some
 
 
 def best_number(validation: pd.DataFrame) -> int:
@@ -139,27 +176,17 @@ def areas(models: pd.DataFrame, order: str) -> np.ndarray:
     return np.trapezoid(above.to_numpy(), above.columns.to_numpy(), axis=1)
 
 
-def by_replicate(models: pd.DataFrame, order: str, values: str = "accuracy") -> pd.DataFrame:
-    """Return the accuracies of one curve, with a row a replicate and a column a number removed.
-
-    The curve begins at the models that lost nothing. What a replicate does not have is NaN.
-    """
-    rows = models[models["order"].isin([BASELINE, order])]
-    return rows.pivot(index="replicate", columns="removed", values=values).astype(float)
-
-
-def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
-    """Return half the 95 % t-interval of means of `count` values; NaN for fewer than three."""
-    enough = count.where(count >= LEAST_REPLICATES)
-    return stdtrit(enough - 1, 0.975) * standard_deviation / np.sqrt(enough)
-
-
-def _read_off(models: pd.DataFrame, order: str) -> dict[str, float | None]:
+def _read_off(models: pd.DataFrame, order: str) -> dict[str, Any]:
     """Return what the summary says of one order."""
-    best, gains = best_and_gains(models, order)
+    best, gains, some = best_and_gains(models, order)
+    gain = _with_interval("gain", gains)
+    nothing = best is not None and not some
+    if nothing:
+        gain |= dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan)
     return {
         "best_removed": best,
-        **_with_interval("gain", gains),
+        **gain,
+        "gain_reason": "all replicates chose to remove nothing" if nothing else None,
         **_with_interval("area", areas(models, order)),
     }
 
@@ -174,3 +201,15 @@ def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
 
 def _names(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high", f"{name}_replicates"]
+
+
+# Ends of the names of columns, by what `differences` calls them.
+COMPARED = {
+    "difference": "",
+    "low": "_low",
+    "high": "_high",
+    "p_value": "_p_value",
+    "p_corrected": "_p_corrected",
+}
+READ_OFF = ["best_removed", *_names("gain"), "gain_reason", *_names("area")]
+READ_OFF += ["claim", "shown", "smallest_shown"]

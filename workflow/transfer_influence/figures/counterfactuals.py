@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform, offset_copy
 
 from transfer_influence.config.study import BASELINE, PLURAL, Unit
+from transfer_influence.counterfactual.verdicts import verdict_sentences
 from transfer_influence.figures.style import (
     BLACK,
     BLUE,
@@ -52,11 +53,11 @@ def counterfactual_curves(
     """Draw the target accuracy against the number of removed units, one line an order.
 
     All lines start at the models that lost nothing. A ring marks the number of each order that is
-    best by validation accuracy.
+    best by validation accuracy. Above stands what the curves show, and what they do not.
     """
     table = counterfactual_table(summary)
     models = read_rows(counterfactuals, ["order", "removed", "accuracy"])
-    figure = Figure(figsize=(WIDTH, 4.4))
+    figure = Figure(figsize=(WIDTH, 4.7))
     axes = figure.subplots()
     baseline = table[table["order"] == BASELINE]
     styles = {
@@ -87,6 +88,8 @@ def counterfactual_curves(
     images = chosen["validation_images"].max()
     ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
     _legend(figure, f"Order of removal ({drawn};\nfaint dots: single retrained models{ring})")
+    sentences = [sentence[0].upper() + sentence[1:] for sentence in verdict_sentences(table)]
+    axes.set_title("\n".join(sentences), loc="left", fontsize=8.5)
     set_title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
     return figure
 
