@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Measure how often the sentences of the report are wrong, in simulated studies without the effect.
+
+Run it from the root of the checkout: python benchmarks/error_rates.py [STUDIES]
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+
+from transfer_influence.applications.classes import opposed_p_values
+from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
+from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
+
+CLASSES = 1000
+
+
+def main() -> None:
+    """Print a line for each sentence and setting, with the share of studies in which it errs."""
+    studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    print("| sentence | studies without the effect | nominal | measured |")
+    print("| --- | --- | --- | --- |")
+    for columns, worst in [(columns, worst) for columns in (3, 12, 24) for worst in (False, True)]:
+        wrong = (opposed_by_mistake(columns, worst, seed) for seed in range(studies))
+        does = "each helps one target only" if worst else "half do less than the average for all"
+        what = f"{columns} targets; of {CLASSES} classes {does}"
+        print(f"| some classes pull targets apart | {what} | 5 % | {share(wrong)} |", flush=True)
+    for claim in CLAIMS:
+        for replicates, points in [(3, 2), (3, 6), (10, 2), (10, 10)]:
+            wrong = (shown_by_mistake(claim, replicates, points, seed) for seed in range(studies))
+            what = f"{replicates} replicates, {points} points"
+            print(f"| {CLAIMS[claim].sentence} | {what} | 2.5 % | {share(wrong)} |", flush=True)
+
+
+def share(wrong: Iterable[bool]) -> str:
+    """Return the share of studies that err, with its standard error."""
+    found = np.array(list(wrong))
+    mean = found.mean()
+    return f"{100 * mean:.1f} ± {100 * np.sqrt(mean * (1 - mean) / len(found)):.1f} %"
+
+
+def opposed_by_mistake(columns: int, worst: bool, seed: int) -> bool:
+    """Tell whether any class is called opposed where none is.
+
+    The worst case is that each class helps one target for certain, and may seem to hurt another.
+    """
+    rng = np.random.default_rng(seed)
+    means = np.zeros((columns, CLASSES))
+    if worst:
+        means[rng.integers(columns, size=CLASSES), np.arange(CLASSES)] = 20
+    else:
+        means[:, : CLASSES // 2] = -4
+    influences = list(rng.normal(means))
+    p_values = [2 * norm.sf(np.abs(one)) for one in influences]
+    targets = [f"target {column}" for column in range(columns)]
+    q_value = q_values(opposed_p_values(targets, influences, p_values))
+    return bool((q_value <= FALSE_DISCOVERIES).any())
+
+
+def shown_by_mistake(order: str, replicates: int, points: int, seed: int) -> bool:
+    """Tell whether a curve shows its claim where removing anything changes nothing."""
+    rng = np.random.default_rng(seed)
+    luck = rng.normal(0, 0.03, replicates)  # of the seeds, which replicates share
+    places = [("none", 0)]
+    places += [(each, count) for each in (order, "random") for count in range(1, points + 1)]
+    models = pd.DataFrame(
+        [
+            {"order": each, "removed": count, "replicate": replicate, "accuracy": accuracy}
+            for each, count in places
+            for replicate, accuracy in enumerate(luck + rng.normal(0, 0.02, replicates))
+        ]
+    )
+    claim = CLAIMS[order]
+    return bool(verdict(differences(models, order, claim.control), claim)[0])
+
+
+if __name__ == "__main__":
+    main()
