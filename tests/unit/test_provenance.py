@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tests.conftest import CHECKOUT
 
-from transfer_influence import __version__
+from transfer_influence import __version__, provenance
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.outcomes.weights import digest_of
@@ -184,8 +184,25 @@ def test_companions_are_known_by_their_content(tmp_path):
     assert told["companions"] == {
         "t.csv": file_digest(tmp_path / "t.csv"),
         "t.parquet": identity(rows),
-        "train.beton": "5 bytes",
+        "train.beton": file_digest(tmp_path / "train.beton"),
     }
+    assert fingerprint(rows) == identity(rows)
+
+
+def test_large_companions_are_known_by_a_sample_of_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "READ_WHOLE", 100)
+    monkeypatch.setattr(provenance, "BLOCKS", 5)
+    monkeypatch.setattr(provenance, "BLOCK", 10)
+    images, rows = tmp_path / "train.beton", table(tmp_path / "t.parquet", [1])
+    images.write_bytes(bytes(200))
+    known = {fingerprint(images)}
+    for place in (0, 199, 100):  # at both ends and in the middle there are blocks
+        images.write_bytes(bytes(place) + b"x" + bytes(199 - place))
+        known.add(fingerprint(images))
+    images.write_bytes(bytes(201))
+    known.add(fingerprint(images))
+    assert len(known) == 5
+    assert rows.stat().st_size > 100
     assert fingerprint(rows) == identity(rows)
 
 

@@ -215,3 +215,16 @@ def test_a_run_writes_the_records_that_were_lost(finished_copy):
     assert any(path.is_file() for path in metadata(finished_copy).rglob("*"))
     marks = finished_copy.folder / ".snakemake" / "incomplete"
     assert not [path for path in marks.rglob("*") if path.is_file()]
+
+
+def test_images_restored_from_a_backup_that_are_others_are_converted_again(finished_copy):
+    """Uncompressed images of one size take the same room, whatever they show."""
+    images = finished_copy.results / "data" / "held_out" / "test.beton"
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    os.utime(images, (OLD, OLD))
+    run = finished_copy.snakemake("--dry-run")
+    said = run.stdout + run.stderr
+    assert "held_out/test.beton is not the one that" in said
+    assert "Convert the images of held_out" in said
