@@ -83,8 +83,11 @@ def test_a_study_of_examples(project):
     assert points == [("none", 0), ("bottom", 150), ("picked", 3)]
     of_list = curves.iloc[2]
     assert of_list["best_removed"] in (0, 3)
-    best = {0: curves.iloc[0], 3: of_list}[of_list["best_removed"]]
-    assert of_list["gain"] == best["accuracy"] - curves.iloc[0]["accuracy"]
+    if of_list["best_removed"] == 0:
+        assert np.isnan(of_list["gain"])
+        assert of_list["gain_reason"] == "all replicates chose to remove nothing"
+    else:
+        assert of_list["gain"] == of_list["accuracy"] - curves.iloc[0]["accuracy"]
     assert of_list["gain_replicates"] == 1
     left = np.load(project.results / "data/held_out/train.labels.npy")
     assert set(curves["validation_images"]) == {2 * len(np.unique(left))}  # two of eight a class

@@ -247,11 +247,11 @@ def test_results_are_accepted_after_a_refactoring(clone):
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     before = contents()
-    change_code(clone.checkout / "workflow" / "transfer_influence" / "training" / "loop.py")
+    change_code(clone.checkout / "workflow" / "transfer_influence" / "training" / "trainer.py")
     assert clone.planned()
     accepted = clone.run_script("accept_code.py", "config/tiny.yaml")
     assert accepted.returncode == 0, accepted.stdout + accepted.stderr
     assert clone.planned() == set()
-    new = set(contents()) - set(before)
-    assert {path.name for path in new} == {"accepted_code.json"}
-    assert {path: before[path] for path in before} == before
+    after = contents()
+    assert {path.name for path in set(after) - set(before)} == {"accepted_code.json"}
+    assert {path: after[path] for path in before} == before
