@@ -32,7 +32,7 @@ rule counterfactual_source:
         ).model_dump_json(),
         code=code("counterfactual_source.py"),
     message:
-        f"Retrain a source model with {units} removed: {{wildcards.removal}}"
+        f"Retrain source models with {units} removed: {{wildcards.removal}}"
     shell:
         "keep_log.sh {log:q} &&"
         " counterfactual_source.py --settings {params.settings:q} {params.ranking}"
@@ -69,7 +69,7 @@ rule counterfactual_transfer:
         ).model_dump_json(),
         code=code("counterfactual_transfer.py"),
     message:
-        "Transfer a retrained model to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
+        "Transfer retrained models to {wildcards.target}, {wildcards.mode}: {wildcards.removal}"
     shell:
         "keep_log.sh {log:q} &&"
         " counterfactual_transfer.py --settings {params.settings:q} --weights {input.weights:q}"

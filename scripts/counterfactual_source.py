@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Train a source model with the most helpful, most harmful, random or listed units removed."""
+"""Train source models with the most helpful, most harmful, random or listed units removed."""
 
 import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual.removals import mask_digest, retrained_model
+from transfer_influence.counterfactual.removals import mask_digest, retrained_models
 from transfer_influence.datasets.sidecar import read_sidecar, unit_names
 from transfer_influence.job import JobOptions
 from transfer_influence.progress import command_line
@@ -21,15 +21,17 @@ def main() -> None:
         settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
         data = read_sidecar(sidecar).digest
         names = unit_names(arguments.data, stage.unit)
-        model = retrained_model(stage, arguments.ranking, names)
-        given = {"data": data, "mask": mask_digest(model.mask)}
+        models = retrained_models(stage, arguments.ranking, names)
+        # Of the first: the others' are the same, or follow from their numbers.
+        given = {"data": data, "mask": mask_digest(models[0].mask)}
+        decides = stage.model_dump(mode="json", exclude={"replicates"})  # however many there are
         common = stage.common("counterfactual_source", data, arguments.code)
-        work = Origin(settings, given, arguments.code, common)
+        work = Origin(decides, given, arguments.code, common)
         inputs = {"sidecar": sidecar}
         if arguments.ranking:
             inputs["ranking"] = arguments.ranking
         train_sources(
-            models=[model],
+            models=models,
             stage=stage,
             data=arguments.data,
             weights=arguments.weights,

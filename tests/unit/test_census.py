@@ -113,9 +113,22 @@ def test_of_a_partial_shard_only_finished_models_of_the_newest_settings_count(st
 
 def test_a_removal_whose_name_begins_with_anothers_is_told_apart(study):
     folder = study.results / "s" / "counterfactuals" / "sources"
-    write_partial(folder / "random-2-1.parquet", "0123", {1: OLD})
-    (folder / ".partial" / "random-2-1-and-more-0123").mkdir()  # newer, and without a model yet
+    write_partial(folder / "random-2-0.parquet", "0123", {1: OLD})
+    (folder / ".partial" / "random-2-0-and-more-0123").mkdir()  # newer, and without a model yet
     assert stage_of(census(study), "counterfactual_source").done == 1
+
+
+def test_jobs_of_other_sizes_are_counted_by_their_models(tmp_path):
+    plan = {"orders": ["top"], "counts": [0], "replicates": 5, "replicates_per_job": 3}
+    study = study_in(tmp_path, counterfactuals=plan)
+    folder = study.results / "s" / "counterfactuals" / "sources"
+    write(folder / "none-3.parquet", NOW)  # the last two
+    write_benchmark(study, "counterfactual_source/none-3", 20)
+    write_partial(folder / "none-0.parquet", "0123", {0: NOW - 30, 1: NOW - 20})
+    stage = stage_of(census(study), "counterfactual_source")
+    assert (stage.finished_jobs, stage.done, stage.planned) == (1, 4, 5)
+    assert stage.model_seconds == pytest.approx(10)
+    assert stage.moments.tolist() == [NOW - 30, NOW - 20, NOW - 10, NOW]
 
 
 def test_files_of_each_rule_make_its_jobs_done(study):
@@ -155,7 +168,7 @@ def test_gaps_between_partial_models_tell_what_a_model_takes(study, sources):
 
 
 def progress_of(moments: Any, seconds: float | None, planned: int = 1000) -> StageProgress:
-    group = JobGroup("train_sources", [], models=4)
+    group = JobGroup("train_sources", [])
     moments = np.sort(np.asarray(moments, dtype=np.float64))
     return StageProgress(group, 0, len(moments), planned, seconds, moments)
 
@@ -216,7 +229,7 @@ def test_seconds_left_are_models_left_by_the_rate():
 
 
 def like(stage: StageProgress, rule: str, transfer: Any, **changes: Any) -> StageProgress:
-    values = {**vars(stage), "group": JobGroup(rule, [], 3, transfer), **changes}
+    values = {**vars(stage), "group": JobGroup(rule, [], transfer), **changes}
     return StageProgress(**values)
 
 

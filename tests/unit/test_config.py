@@ -562,11 +562,12 @@ def test_targets_without_a_data_set_take_their_own_name():
 
 
 def test_removals_share_the_baseline_and_the_random_ones():
-    everything = [removal for pair in study().transfers for removal in study().removals(*pair)]
+    one = study("counterfactuals/replicates_per_job", 2)
+    everything = [removal for pair in one.transfers for removal in one.removals(*pair)]
     by_name = {removal.name: removal for removal in everything}
     assert all(by_name[removal.name] == removal for removal in everything)
     assert sorted(by_name) == sorted(
-        f"{point}-{replicate}"
+        f"{point}-{first}"
         for point in [
             *("none", "random-3", "random-6"),
             *(
@@ -576,15 +577,26 @@ def test_removals_share_the_baseline_and_the_random_ones():
                 for count in (3, 6)
             ),
         ]
-        for replicate in range(3)
+        for first in (0, 2)
     )
-    assert by_name["none-1"] == Removal("none-1", None, 0, 1, None)
-    assert by_name["random-3-2"] == Removal("random-3-2", "random", 3, 2, None)
+    first, last = range(2), range(2, 3)
+    assert by_name["none-2"] == Removal("none-2", None, 0, last, None)
+    assert by_name["random-3-0"] == Removal("random-3-0", "random", 3, first, None)
     assert by_name["digits-full-top-3-0"] == Removal(
-        "digits-full-top-3-0", "top", 3, 0, ("digits", "full")
+        "digits-full-top-3-0", "top", 3, first, ("digits", "full")
     )
-    names = [removal.name for removal in study().removals("digits", "fixed")]
-    assert len(names) == len(set(names)) == 7 * 3
+    names = [removal.name for removal in one.removals("digits", "fixed")]
+    assert len(names) == len(set(names)) == 7 * 2
+
+
+def test_more_replicates_fill_the_last_job_of_a_point_and_then_add_one():
+    for replicates, expected in [(1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2]), (5, [2, 2, 1])]:
+        values = changed("counterfactuals/replicates_per_job", 2)
+        values["counterfactuals"]["replicates"] = replicates
+        removals = check_study(values, "mine.yaml").removals("digits", "fixed")
+        found = [list(removal.replicates) for removal in removals if removal.order is None]
+        assert [len(one) for one in found] == expected
+        assert [one for part in found for one in part] == list(range(replicates))
 
 
 @pytest.mark.parametrize("counts", [[3, 6], [3, 0, 6], [0, 3, 6]])
@@ -592,7 +604,7 @@ def test_the_baseline_is_trained_whether_it_is_named_or_not(counts):
     chosen = study("counterfactuals/counts", counts)
     assert chosen.removals("few", "fixed") == study().removals("few", "fixed")
     assert chosen.all_removals == study().all_removals
-    assert [f"none-{replicate}" for replicate in range(3)] == list(chosen.all_removals)[:3]
+    assert next(iter(chosen.all_removals)) == "none-0"
 
 
 def listing(path: Path, length: int) -> dict[str, Any]:
@@ -607,13 +619,9 @@ def test_a_list_is_removed_at_each_count_below_its_length_and_as_a_whole(tmp_pat
         removals = one.removals("digits", "fixed")
         assert removals == [
             *study().removals("digits", "fixed"),
-            *(
-                Removal(f"dogs-{count}-{replicate}", "dogs", count, replicate, None)
-                for count in points
-                for replicate in range(3)
-            ),
+            *(Removal(f"dogs-{count}-0", "dogs", count, range(3), None) for count in points),
         ]
-        assert removals[-3:] == one.removals("few", "fixed")[-3:]
+        assert removals[-1] == one.removals("few", "fixed")[-1]
 
 
 def test_a_study_needs_more_classes_than_its_longest_list(tmp_path):
@@ -661,6 +669,7 @@ KEYS = [
     ("influence/largest_table_gb", 0),
     ("influence/memory_gb", 8),
     ("counterfactuals/replicates", 9),
+    ("counterfactuals/replicates_per_job", 2),
     ("counterfactuals/counts", [0, 1]),
     ("counterfactuals/validation_fraction", 0.1),
 ]
@@ -677,7 +686,7 @@ CHANGES_INFLUENCE = {
     "influence/largest_table_gb",
 }
 CHANGES_REMOVAL = {"seed", "source/architecture", "source/recipe/epochs"}
-TOP = Removal("digits-fixed-top-3-1", "top", 3, 1, ("digits", "fixed"))
+TOP = Removal("digits-fixed-top-3-0", "top", 3, range(3), ("digits", "fixed"))
 
 
 @pytest.mark.parametrize(("path", "value"), KEYS, ids=[path for path, _ in KEYS])

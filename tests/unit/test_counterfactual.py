@@ -2,22 +2,26 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.conftest import CHECKOUT, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual.removals import kept_mask, removal_order, retrained_model
+from transfer_influence.counterfactual.removals import kept_mask, removal_order, retrained_models
 from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
 from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
-from transfer_influence.subsets import pack, unpack
+from transfer_influence.subsets import SourceModel, pack, unpack
+from transfer_influence.training.trainer import Trainer
 
 CLASSES = 10
 NAMES = [f"class {number}" for number in range(CLASSES)]
@@ -30,10 +34,15 @@ def stage(order: str | None, count: int, replicate: int = 0, seed: int = 0) -> R
         unit="class",
         order=order,
         count=count,
-        replicate=replicate,
+        replicates=[replicate],
         architecture=Architecture(width=4),
         recipe=Recipe(**recipe_values()),
     )
+
+
+def only_model(stage: RemovalStage, ranking: Path | None) -> SourceModel:
+    (model,) = retrained_models(stage, ranking, NAMES)
+    return model
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def removed(
 ) -> list[list[int]]:
     """What each replicate loses."""
     stages = [stage(order, count, replicate, seed) for replicate in range(replicates)]
-    models = [retrained_model(each, ranking, NAMES) for each in stages]
+    models = [model for each in stages for model in retrained_models(each, ranking, NAMES)]
     return [np.flatnonzero(~model.mask).tolist() for model in models]
 
 
@@ -74,9 +83,9 @@ def test_random_removes_other_classes_in_each_replicate_and_study():
 def test_random_removals_come_from_the_removal_stage_and_never_change():
     seed = stream(5, Stage.REMOVAL, 2)
     expected = np.random.default_rng(seed).permutation(CLASSES)
-    found = removal_order(stage("random", 4, 2, seed=5), None, NAMES)
+    found = removal_order(stage("random", 4, seed=5), 2, None, NAMES)
     np.testing.assert_array_equal(found, expected)
-    assert removal_order(stage("random", 4), None, NAMES[:6]).tolist() == [2, 3, 4, 0, 5, 1]
+    assert removal_order(stage("random", 4), 0, None, NAMES[:6]).tolist() == [2, 3, 4, 0, 5, 1]
 
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
@@ -89,25 +98,25 @@ def test_a_larger_removal_contains_the_smaller(order, ranking):
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
 def test_an_order_names_every_class_once(order, ranking):
-    found = removal_order(stage(order, 3, 1), ranking, NAMES)
+    found = removal_order(stage(order, 3), 1, ranking, NAMES)
     assert sorted(found.tolist()) == list(range(CLASSES))
 
 
 def test_a_replicate_has_the_same_seeds_whatever_is_removed(ranking):
     plans = [(None, 0), ("top", 3), ("top", 6), ("bottom", 3), ("random", 3)]
     seeds = [
-        [retrained_model(stage(*plan, replicate), ranking, NAMES).seeds for replicate in range(4)]
+        [only_model(stage(*plan, replicate), ranking).seeds for replicate in range(4)]
         for plan in plans
     ]
     assert all(found == seeds[0] for found in seeds)
     assert len(set(seeds[0])) == 4
     source = stream(0, Stage.COUNTERFACTUAL_SOURCE, 3)
     assert seeds[0][3] == TrainingSeeds.from_stream(source)
-    assert retrained_model(stage("top", 3, 2), ranking, NAMES).model == 2
+    assert only_model(stage("top", 3, 2), ranking).model == 2
 
 
 def test_retrained_models_share_no_seeds_with_source_models():
-    retrained = {retrained_model(stage(None, 0, index), None, NAMES).seeds for index in range(4)}
+    retrained = {only_model(stage(None, 0, index), None).seeds for index in range(4)}
     sources = {TrainingSeeds.from_stream(stream(0, Stage.SOURCE, index)) for index in range(50)}
     assert not retrained & sources
 
@@ -115,7 +124,7 @@ def test_retrained_models_share_no_seeds_with_source_models():
 @pytest.mark.parametrize("count", [9, 10])
 def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
     with pytest.raises(UserError, match=f"^counterfactuals: removing {count} of 10 units"):
-        retrained_model(stage("top", count), ranking, NAMES)
+        retrained_models(stage("top", count), ranking, NAMES)
 
 
 def test_a_mask_is_false_for_the_removed_classes():
@@ -128,46 +137,48 @@ def test_a_mask_is_false_for_the_removed_classes():
 @pytest.mark.parametrize("classes", [9, 11])
 def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
     with pytest.raises(UserError, match=f"ranks 10 units, but the source data set has {classes};"):
-        retrained_model(stage("top", 3), ranking, list(map(str, range(classes))))
+        retrained_models(stage("top", 3), ranking, list(map(str, range(classes))))
 
 
 def test_a_ranking_that_names_a_class_twice_is_refused(tmp_path):
     path = tmp_path / "ranking.parquet"
     write_table(pa.table({"unit": [0, 1, 1, 3]}), path, "{}")
     with pytest.raises(UserError, match="estimate the influences again"):
-        retrained_model(stage("top", 1), path, NAMES[:4])
+        retrained_models(stage("top", 1), path, NAMES[:4])
 
 
 def test_an_order_without_its_ranking_is_refused():
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'bottom' needs one;"):
-        retrained_model(stage("bottom", 3), None, NAMES)
+        retrained_models(stage("bottom", 3), None, NAMES)
 
 
 def test_a_named_order_removes_its_list_from_the_first_entry_on(tmp_path):
     path = tmp_path / "dogs.txt"
     path.write_text("class 8\nclass 1\nclass 5\n")
-    assert removal_order(stage("dogs", 2), path, NAMES).tolist() == [8, 1, 5]
+    assert removal_order(stage("dogs", 2), 0, path, NAMES).tolist() == [8, 1, 5]
     assert removed("dogs", 2, path) == [[1, 8]] * 4
     assert removed("dogs", 3, path) == [[1, 5, 8]] * 4
 
 
 def test_a_named_order_without_its_list_or_with_a_wrong_one_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'dogs' needs one;"):
-        retrained_model(stage("dogs", 1), None, NAMES)
+        retrained_models(stage("dogs", 1), None, NAMES)
     path = tmp_path / "dogs.txt"
     path.write_text("class 8\nclss 1\n")
     with pytest.raises(UserError, match=r"dogs.txt: 'clss 1' is neither .* mean 'class 1'\?"):
-        retrained_model(stage("dogs", 1), path, NAMES)
+        retrained_models(stage("dogs", 1), path, NAMES)
 
 
 def test_a_list_that_leaves_too_few_is_refused(tmp_path):
     path = tmp_path / "most.txt"
     path.write_text("\n".join(NAMES[:9]))
     with pytest.raises(UserError, match="removing 9 of 10 units leaves fewer than 2"):
-        retrained_model(stage("most", 9), path, NAMES)
+        retrained_models(stage("most", 9), path, NAMES)
 
 
-def retrain(data: Path, folder: Path, ranking: list[int], errors: float) -> Path:
+def retrain(
+    data: Path, folder: Path, ranking: list[int], errors: float, replicates: int = 1
+) -> Path:
     """Run the program that loses the first two ranked classes; return the table it writes.
 
     As Snakemake does, it deletes what an earlier run has put in place.
@@ -178,8 +189,15 @@ def retrain(data: Path, folder: Path, ranking: list[int], errors: float) -> Path
     for output in (weights, table):
         output.unlink(missing_ok=True)
     program = runpy.run_path(str(CHECKOUT / "scripts" / "counterfactual_source.py"))
-    settings = stage("top", 2).model_dump_json()
-    arguments = ["--settings", settings, "--ranking", folder / "ranking.parquet", "--data", data]
+    settings = stage("top", 2).model_copy(update={"replicates": list(range(replicates))})
+    arguments = [
+        "--settings",
+        settings.model_dump_json(),
+        "--ranking",
+        folder / "ranking.parquet",
+        "--data",
+        data,
+    ]
     arguments += ["--weights", weights, "--table", table, "--gpus", "0"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["counterfactual_source.py", *map(str, arguments)])
@@ -230,6 +248,36 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     origin = {"inputs": {"sources": identity(sources)}}
     write_table(pa.table(columns), transfers, json.dumps(origin))
     return transfers, sources
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_more_replicates_train_the_new_ones_only_and_fewer_none(planted, tmp_path, monkeypatch):
+    fit, trained = Trainer.fit, []
+
+    def counted(
+        trainer: Trainer, model: Any, examples: Any, seeds: Any, name: str, **others: Any
+    ) -> None:
+        trained.append(name)
+        fit(trainer, model, examples, seeds, name, **others)
+
+    monkeypatch.setattr(Trainer, "fit", counted)
+    ranking = [3, 1, 0, 2, 4, 5]
+    (tmp_path / "at once").mkdir()
+    whole = retrain(planted, tmp_path / "at once", ranking, 0.1, replicates=4)
+    assert trained == [f"source model {replicate}" for replicate in range(4)]
+    trained.clear()
+    for replicates, new in [(2, [0, 1]), (4, [2, 3]), (3, []), (4, [3])]:
+        table = retrain(planted, tmp_path, ranking, 0.1, replicates)
+        assert trained == [f"source model {replicate}" for replicate in new]
+        trained.clear()
+        assert pq.read_table(table)["model"].to_pylist() == list(range(replicates))
+        assert read_provenance(table)["settings"]["replicates"] == list(range(replicates))
+    rows, expected = (pq.read_table(path).replace_schema_metadata(None) for path in (table, whole))
+    assert rows.equals(expected)
+    weights = [load_file(path.with_suffix(".safetensors")) for path in (table, whole)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not (tmp_path / ".partial").exists()
 
 
 def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):

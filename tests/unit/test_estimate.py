@@ -144,11 +144,11 @@ def test_retraining_costs_by_the_classes_that_are_left(study):
     names = [job.name for job in group.jobs]
     examples = dict(zip(names, examples_of_jobs(study, group), strict=True))
     assert examples["none-0"] == TRAIN
-    assert examples["random-2-1"] == examples["birds-full-top-2-2"] == TRAIN * 8 // 10
+    assert examples["random-2-0"] == examples["birds-full-top-2-0"] == TRAIN * 8 // 10
     write_calibration(study, "sources")
     seconds = dict(zip(names, cost_of(study, group).seconds, strict=True))
-    assert seconds["none-2"] == 20 + 1 + 1000 // 16 * 2 * 0.5 + 4
-    assert seconds["random-2-0"] == 20 + 1 + 800 // 16 * 2 * 0.5 + 4
+    assert seconds["none-0"] == 20 + 3 * (1 + 1000 // 16 * 2 * 0.5 + 4)  # three replicates
+    assert seconds["random-2-0"] == 20 + 3 * (1 + 800 // 16 * 2 * 0.5 + 4)
 
 
 # A fifth of 40 training images is held out; the second transfer is evaluated on these 8 of 500.
@@ -167,7 +167,7 @@ def test_a_transfer_costs_by_its_own_calibration_and_all_images(
     write_calibration(study, "birds/full", step=2.0)
     study = study_in(tmp_path, counterfactuals={"counts": [0], "validation_fraction": fraction})
     group = group_of(study, rule, "birds", "full")
-    seconds = 20 + group.models * (1 + 40 // 16 * 2 * 2.0 + 4 + once_more)
+    seconds = 20 + group.jobs[0].models * (1 + 40 // 16 * 2 * 2.0 + 4 + once_more)
     assert cost_of(study, group).seconds.tolist() == [seconds] * len(group.jobs)
     assert cost_of(study, group_of(study, rule, "birds", "fixed")) is None
 
@@ -321,7 +321,7 @@ def test_the_table_adds_up_gpu_and_cpu_hours_apart(study):
     assert rows["summarize"][0] == "3"
     (gpu,) = [line for line in lines if line[:3] == ["all", "on", "GPU"]]
     (cpu,) = [line for line in lines if line[:3] == ["all", "on", "CPU"]]
-    assert gpu[3:5] == [str(3 + 9 + 24 + 36), str(12 + 36 + 24 + 36)]
+    assert gpu[3:5] == [str(3 + 9 + 8 + 12), str(12 + 36 + 24 + 36)]
     seconds = [plan.seconds.sum() for plan in stage_plans(study) if plan.models]
     assert float(gpu[5]) == pytest.approx(sum(seconds) / 3600, abs=0.001)
     assert cpu[4] == "1.000"

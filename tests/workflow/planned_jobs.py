@@ -6,14 +6,11 @@ The sentence names its data set, its shard, its removal, and its target and mode
 
 from collections.abc import Iterable
 
-from tests.workflow.conftest import STUDY
-
 PHOTOS = ("photos, fixed", "photos, full")
 HELD_OUT = ("held_out, fixed",)
 PAIRS = PHOTOS + HELD_OUT
 SHARDS = ("000000-000003", "000004-000007")
 SHARED = ("none", "random-2")  # points of curves that are the same for all targets
-REPLICATES = range(STUDY["counterfactuals"]["replicates"])
 
 
 def conversion(*datasets: str) -> set[str]:
@@ -28,34 +25,21 @@ def transfers(*pairs: str, shards: tuple[str, ...] = SHARDS) -> set[str]:
     return {f"Transfer source models {shard} to {pair}" for pair in pairs for shard in shards}
 
 
-def retrained_models(*points: str, replicates: Iterable[int] = REPLICATES) -> set[str]:
-    return {
-        f"Retrain a source model with classes removed: {point}-{replicate}"
-        for point in points
-        for replicate in replicates
-    }
+def retrained_models(*points: str) -> set[str]:
+    """A job for all replicates of each point, named after the first."""
+    return {f"Retrain source models with classes removed: {point}-0" for point in points}
 
 
-def retrained_transfers(
-    *pairs: str, points: Iterable[str] = SHARED, replicates: Iterable[int] = REPLICATES
-) -> set[str]:
-    return {
-        f"Transfer a retrained model to {pair}: {point}-{replicate}"
-        for pair in pairs
-        for point in points
-        for replicate in replicates
-    }
+def retrained_transfers(*pairs: str, points: Iterable[str] = SHARED) -> set[str]:
+    return {f"Transfer retrained models to {pair}: {point}-0" for pair in pairs for point in points}
 
 
-def ranked_removals(
-    *pairs: str, count: int = 2, replicates: Iterable[int] = REPLICATES
-) -> set[str]:
+def ranked_removals(*pairs: str, count: int = 2) -> set[str]:
     """The removals that follow the ranking of each pair, retrained and transferred."""
     jobs = set()
     for pair in pairs:
         points = ranked_points(pair, count)
-        jobs |= retrained_models(*points, replicates=replicates)
-        jobs |= retrained_transfers(pair, points=points, replicates=replicates)
+        jobs |= retrained_models(*points) | retrained_transfers(pair, points=points)
     return jobs
 
 

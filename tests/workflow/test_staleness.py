@@ -151,12 +151,13 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
     )
 
 
-def test_one_more_replicate_plans_the_new_models_and_the_curves(clone):
+def test_one_more_replicate_plans_the_jobs_of_its_models_and_the_curves(clone):
+    """They train the new models only: see test_counterfactual.py."""
     clone.write_study(counterfactuals={**STUDY["counterfactuals"], "replicates": 2})
     assert clone.planned() == (
-        retrained_models(*SHARED, replicates=[1])
-        | retrained_transfers(*PAIRS, replicates=[1])
-        | ranked_removals(*PAIRS, replicates=[1])
+        retrained_models(*SHARED)
+        | retrained_transfers(*PAIRS)
+        | ranked_removals(*PAIRS)
         | curves(*PAIRS)
         | failures(*PAIRS)
     )

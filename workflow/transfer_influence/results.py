@@ -102,7 +102,7 @@ class Rule:
             results, with wildcards in braces. The first is written last and says that a job is
             done.
         jobs: the values of the wildcards of all its jobs.
-        models: whether its jobs make models, each those of its shard, or one.
+        models: whether its jobs train models: those of a shard, or the replicates of a removal.
     """
 
     makes: str
@@ -244,11 +244,13 @@ class Job:
         name: the values of its wildcards, joined as the rules join them in file names.
         files: its outputs by the names that the rule gives them.
         benchmark: the file that Snakemake writes its wall time to.
+        models: how many models it trains; 0 where it trains none.
     """
 
     name: str
     files: dict[str, str]
     benchmark: str
+    models: int = 0
 
     @property
     def output(self) -> str:
@@ -263,14 +265,17 @@ class JobGroup:
     Attributes:
         rule: name of the rule.
         jobs: all of them.
-        models: how many models each job trains; 0 where they train none.
         transfer: target and mode, where the rule has them.
     """
 
     rule: str
     jobs: list[Job]
-    models: int = 0
     transfer: tuple[str, str] | None = None
+
+    @property
+    def models(self) -> int:
+        """How many models the jobs train; 0 where they train none."""
+        return sum(job.models for job in self.jobs)
 
 
 def job_groups(study: Study) -> list[JobGroup]:
@@ -281,19 +286,20 @@ def job_groups(study: Study) -> list[JobGroup]:
 def groups_of(study: Study, rule: str) -> list[JobGroup]:
     """Return the jobs of a rule, a group for each target and mode where it has them."""
     jobs: dict[tuple[str, str] | None, list[Job]] = {}
-    models = 1 if RULES[rule].models else 0
+    replicates = {name: len(removal.replicates) for name, removal in study.all_removals.items()}
     for wildcards in RULES[rule].jobs(study):
+        models = 0
+        if RULES[rule].models:
+            models = replicates.get(wildcards.get("removal", ""), study.models_per_job)
         transfer = (wildcards["target"], wildcards["mode"]) if "target" in wildcards else None
-        jobs.setdefault(transfer, []).append(_job(rule, wildcards))
-        if RULES[rule].models and "shard" in wildcards:
-            models = study.models_per_job
-    return [JobGroup(rule, of_transfer, models, transfer) for transfer, of_transfer in jobs.items()]
+        jobs.setdefault(transfer, []).append(_job(rule, wildcards, models))
+    return [JobGroup(rule, of_transfer, transfer) for transfer, of_transfer in jobs.items()]
 
 
-def _job(rule: str, wildcards: Wildcards) -> Job:
+def _job(rule: str, wildcards: Wildcards, models: int) -> Job:
     files = {name: pattern.format(**wildcards) for name, pattern in RULES[rule].files.items()}
     benchmark = "/".join(["benchmarks", rule, *wildcards.values()])
-    return Job("/".join(wildcards.values()), files, f"{benchmark}.tsv")
+    return Job("/".join(wildcards.values()), files, f"{benchmark}.tsv", models)
 
 
 def file_of(study: Study, rule: str, file: str, **wildcards: str) -> Path:

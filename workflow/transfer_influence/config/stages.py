@@ -129,13 +129,13 @@ class InfluenceStage(Settings):
 
 
 class RemovalStage(ModelStage):
-    """How a source model is retrained with units removed; no order for the baseline."""
+    """How source models are retrained with units removed; no order for the baseline."""
 
     seed: int
     unit: Unit
     order: str | None
     count: int
-    replicate: int
+    replicates: list[int]
     architecture: Architecture
     recipe: Recipe
 
@@ -282,7 +282,7 @@ def removal_stage(study: Study, removal: Removal) -> RemovalStage:
         unit=study.source.subset.unit,
         order=removal.order,
         count=removal.count,
-        replicate=removal.replicate,
+        replicates=list(removal.replicates),
         architecture=study.source.architecture,
         recipe=study.source.recipe,
     )

@@ -323,8 +323,15 @@ class Counterfactuals(Settings):
     )
     replicates: PositiveInt = Field(
         3,
-        description="Independent retrainings of each point, a job each.",
+        description="Independent retrainings of each point.",
         examples=[3],
+    )
+    replicates_per_job: PositiveInt = Field(
+        10,
+        description="Replicates of a point that one job retrains, one after the other. A job takes "
+        "some seconds to start: choose so many that it lasts much longer, and 1 where a single "
+        "model takes hours.",
+        examples=[1],
     )
     validation_fraction: float = Field(
         0.2,
@@ -370,27 +377,27 @@ class Counterfactuals(Settings):
 
 @dataclass(frozen=True)
 class Removal:
-    """One replicate of a point of a counterfactual curve: the job that trains its source model."""
+    """Some replicates of a point of a counterfactual curve: the job that trains their models."""
 
     name: str
     order: str | None
     count: int
-    replicate: int
+    replicates: range
     ranking: tuple[str, Mode] | None
 
     @classmethod
-    def at(cls, order: str, count: int, replicate: int, target: str, mode: Mode) -> "Removal":
-        """Return the removal for one replicate of a point of the curves of one (target, mode).
+    def at(cls, order: str, count: int, replicates: range, target: str, mode: Mode) -> "Removal":
+        """Return the removal for some replicates of a point of the curves of one (target, mode).
 
         Removing nothing is the same for all orders and targets, and a random or listed removal for
         all targets, so these are trained once and shared.
         """
         if count == 0:
-            return cls(f"{BASELINE}-{replicate}", None, 0, replicate, None)
+            return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
         if order in ("top", "bottom"):
-            name = f"{target}-{mode}-{order}-{count}-{replicate}"
-            return cls(name, order, count, replicate, (target, mode))
-        return cls(f"{order}-{count}-{replicate}", order, count, replicate, None)
+            name = f"{target}-{mode}-{order}-{count}-{replicates.start}"
+            return cls(name, order, count, replicates, (target, mode))
+        return cls(f"{order}-{count}-{replicates.start}", order, count, replicates, None)
 
 
 class Study(Settings):
@@ -526,10 +533,15 @@ class Study(Settings):
         plan = self.counterfactuals
         if plan is None:
             return []
+        size = plan.replicates_per_job
+        jobs = [
+            range(first, min(first + size, plan.replicates))
+            for first in range(0, plan.replicates, size)
+        ]
         removals = [
-            Removal.at(order, count, replicate, target, mode)
+            Removal.at(order, count, replicates, target, mode)
             for order, count in plan.points
-            for replicate in range(plan.replicates)
+            for replicates in jobs
         ]
         return list(dict.fromkeys(removals))
 

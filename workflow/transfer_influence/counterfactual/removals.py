@@ -13,22 +13,29 @@ from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import LEAST_KEPT, SourceModel, pack, read_units
 
 
-def retrained_model(stage: RemovalStage, ranking: Path | None, names: Sequence[str]) -> SourceModel:
-    """Return the model to train without some of the units called `names`.
+def retrained_models(
+    stage: RemovalStage, ranking: Path | None, names: Sequence[str]
+) -> list[SourceModel]:
+    """Return the models to train without some of the units called `names`.
 
-    Its number is that of the replicate. A replicate has the same seeds whatever is removed, so that
-    two points of a curve differ by the units and not by luck with the initial weights.
+    Their numbers are those of the replicates. A replicate has the same seeds whatever is removed,
+    so that two points of a curve differ by the units and not by luck with the initial weights.
 
     Raises:
         UserError: too few units would be left; or see `removal_order`.
     """
-    removed = removal_order(stage, ranking, names)[: stage.count]
-    seeds = stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, stage.replicate)
-    mask = kept_mask(removed, len(names))
-    return SourceModel(stage.replicate, mask, TrainingSeeds.from_stream(seeds))
+    models = []
+    for replicate in stage.replicates:
+        removed = removal_order(stage, replicate, ranking, names)[: stage.count]
+        seeds = stream(stage.seed, Stage.COUNTERFACTUAL_SOURCE, replicate)
+        mask = kept_mask(removed, len(names))
+        models.append(SourceModel(replicate, mask, TrainingSeeds.from_stream(seeds)))
+    return models
 
 
-def removal_order(stage: RemovalStage, ranking: Path | None, names: Sequence[str]) -> np.ndarray:
+def removal_order(
+    stage: RemovalStage, replicate: int, ranking: Path | None, names: Sequence[str]
+) -> np.ndarray:
     """Return unit indices (int64) in the order in which the model loses them.
 
     All units, or for a named order those of its list. The baseline, which has no order, loses none,
@@ -36,6 +43,7 @@ def removal_order(stage: RemovalStage, ranking: Path | None, names: Sequence[str
 
     Args:
         stage: what to remove.
+        replicate: number of the model.
         ranking: table of the ranking, or the list of a named order.
         names: of all source units.
 
@@ -46,7 +54,7 @@ def removal_order(stage: RemovalStage, ranking: Path | None, names: Sequence[str
     if stage.order is None:
         return np.arange(units)
     if stage.order == "random":
-        seed = stream(stage.seed, Stage.REMOVAL, stage.replicate)
+        seed = stream(stage.seed, Stage.REMOVAL, replicate)
         return np.random.default_rng(seed).permutation(units)
     if ranking is None:
         raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")

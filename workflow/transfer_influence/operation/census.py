@@ -105,20 +105,20 @@ def _training_progress(group: JobGroup, folders: _Folders) -> StageProgress:
             unfinished.append(job)
         else:
             ended.append((time, job))
-    partial = [_partial_times(job, group.models, folders) for job in unfinished]
+    partial = [_partial_times(job, folders) for job in unfinished]
     ended.sort(key=lambda each: each[0])
-    seconds = _model_seconds(group, [job for _, job in ended[-BENCHMARKS:]], partial, folders)
+    seconds = _model_seconds([job for _, job in ended[-BENCHMARKS:]], partial, folders)
     return StageProgress(
         group,
         finished_jobs=len(ended),
-        done=group.models * len(ended) + sum(len(times) for times in partial),
-        planned=group.models * len(group.jobs),
+        done=sum(job.models for _, job in ended) + sum(len(times) for times in partial),
+        planned=group.models,
         model_seconds=seconds,
-        moments=_moments(np.array([time for time, _ in ended]), partial, group.models, seconds),
+        moments=_moments(ended, partial, seconds),
     )
 
 
-def _partial_times(job: Job, models: int, folders: _Folders) -> np.ndarray:
+def _partial_times(job: Job, folders: _Folders) -> np.ndarray:
     """Return when the finished models of an unfinished job were written, sorted."""
     output = folders.home / job.output
     mine = [
@@ -132,7 +132,7 @@ def _partial_times(job: Job, models: int, folders: _Folders) -> np.ndarray:
         return np.empty(0)
     found = folders.entries(Path(newest.path)).items()
     times = [_time(entry) for name, entry in found if re.fullmatch(r"\d+\.parquet", name)]
-    return np.sort([time for time in times if time is not None])[:models]
+    return np.sort([time for time in times if time is not None])[: job.models]
 
 
 def _time(entry: os.DirEntry[str]) -> float | None:
@@ -143,19 +143,17 @@ def _time(entry: os.DirEntry[str]) -> float | None:
         return None
 
 
-def _model_seconds(
-    group: JobGroup, recent: list[Job], partial: list[np.ndarray], folders: _Folders
-) -> float | None:
+def _model_seconds(recent: list[Job], partial: list[np.ndarray], folders: _Folders) -> float | None:
     """Return what one model takes a job: the median over unfinished jobs and recent ones."""
     gaps = [np.diff(times) for times in partial]
-    measured = [benchmark_seconds(folders.home / job.benchmark) for job in recent]
-    whole = [np.full(group.models, each / group.models) for each in measured if each is not None]
+    measured = [(job.models, benchmark_seconds(folders.home / job.benchmark)) for job in recent]
+    whole = [np.full(models, each / models) for models, each in measured if each is not None]
     seconds = np.concatenate([np.empty(0), *gaps, *whole])
     return float(np.median(seconds)) if len(seconds) and np.median(seconds) > 0 else None
 
 
 def _moments(
-    ended: np.ndarray, partial: list[np.ndarray], models: int, seconds: float | None
+    ended: list[tuple[float, Job]], partial: list[np.ndarray], seconds: float | None
 ) -> np.ndarray:
     """Return when models were finished, sorted.
 
@@ -164,5 +162,5 @@ def _moments(
     """
     if seconds is None:
         return np.empty(0)
-    before_end = np.arange(models) * seconds
-    return np.sort(np.concatenate([(ended[:, None] - before_end).ravel(), *partial]))
+    whole = [time - np.arange(job.models) * seconds for time, job in ended]
+    return np.sort(np.concatenate([np.empty(0), *whole, *partial]))

@@ -136,14 +136,14 @@ def calibrated_cost(study: Study, group: JobGroup, calibration: Calibration) -> 
     validation = validation_cost(study, group, calibration)
     seconds = [
         calibration.startup
-        + group.models
+        + job.models
         * (
             calibration.model
             + steps_of_model(recipe, examples) * calibration.step
             + evaluations_of_model(recipe) * calibration.evaluation
             + validation
         )
-        for examples in examples_of_jobs(study, group)
+        for job, examples in zip(group.jobs, examples_of_jobs(study, group), strict=True)
     ]
     return Cost(
         seconds=np.array(seconds),
@@ -263,12 +263,12 @@ def _measurement(study: Study, group: JobGroup, job: Job) -> _Measurement | None
     wanted = _deciding_settings(study, group)
     same_settings = {key: provenance["settings"].get(key) for key in wanted} == wanted
     same_data = provenance["inputs"].get("sidecar") == data
-    if not (same_settings and same_data and models == group.models):
+    if not (same_settings and same_data and models == job.models):
         return None
     weights = table.with_suffix(".safetensors")
     kept = weights.stat().st_size if weights.exists() else 0
     return _Measurement(
-        seconds, provenance["device"], kept / group.models, table.stat().st_size / group.models
+        seconds, provenance["device"], kept / job.models, table.stat().st_size / job.models
     )
 
 

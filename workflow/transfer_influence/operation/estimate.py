@@ -40,7 +40,7 @@ class StagePlan:
     @property
     def models(self) -> int:
         """Models that the jobs train."""
-        return len(self.group.jobs) * self.group.models
+        return self.group.models
 
     @property
     def jobs_left(self) -> int:
@@ -70,7 +70,8 @@ class StagePlan:
         """
         if self.cost is None or not self.jobs_left:
             return np.empty(0)
-        share = self.models_left / (self.jobs_left * self.group.models) if self.models else 1.0
+        each = self.models / len(self.group.jobs)
+        share = self.models_left / (self.jobs_left * each) if each else 1.0
         return np.full(self.jobs_left, self.cost.seconds.mean() * share)
 
 

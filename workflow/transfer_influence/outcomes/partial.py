@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
@@ -70,6 +71,7 @@ class PartialShard:
         them, or for their owner to die.
         """
         self._forget_if_damaged()
+        self._reopen(models)
         waiting = [model for model in models if not self.has(model)]
         if len(waiting) < len(models):
             log.info(
@@ -181,6 +183,36 @@ class PartialShard:
                     if output.exists() and _same(output, self._kept(output)):
                         output.unlink()
                 self._record.unlink()
+
+    def _reopen(self, models: list[int]) -> None:
+        """Take over what is wanted of a shard that was whole with other models."""
+        while self._record.exists() and self._whole_models() != models:
+            with self._claims.claimed("outputs") as ours:
+                if ours and self._record.exists() and self._whole_models() != models:
+                    for model in set(models) & set(self._whole_models()):
+                        self._take_over(model)
+                    for output in self._outputs:
+                        if output.exists() and _same(output, self._kept(output)):
+                            output.unlink()
+                    self._record.unlink()
+                    return
+            time.sleep(POLL)
+
+    def _whole_models(self) -> list[int]:
+        return read_table(self._kept(self._outputs[-1]), ["model"])["model"].to_pylist()
+
+    def _take_over(self, model: int) -> None:
+        """Keep a model as it stands in the outputs."""
+        *others, table = map(self._kept, self._outputs)
+        rows = read_table(table).replace_schema_metadata(None)
+        row = rows.filter(pc.equal(rows["model"], model))
+        weights = {
+            name.removeprefix(f"{model}/"): value
+            for path in others
+            for name, value in load_file(path).items()
+            if name.startswith(f"{model}/")
+        }
+        self.save(model, row, weights or None)
 
     def _update(self, provenance: dict[str, Any]) -> None:
         """Let a table that is whole say what this job was given, where that trains the same models.
