@@ -85,10 +85,7 @@ def test_a_simulated_study_gets_its_ranking_back_and_removes_what_it_says(projec
     wanted = [
         "results/tiny/influences/held_out/fixed/ranking.parquet",
         "results/tiny/influences/held_out/fixed/ridge.parquet",
-        *(
-            f"results/tiny/counterfactuals/sources/held_out-fixed-top-3-{replicate}.parquet"
-            for replicate in (0, 1)
-        ),
+        "results/tiny/counterfactuals/sources/held_out-fixed-top-3-0.parquet",
     ]
     # What was simulated has no record of how it was made.
     run = project.snakemake("--rerun-triggers", "mtime", "--", *wanted)
@@ -102,8 +99,7 @@ def test_a_simulated_study_gets_its_ranking_back_and_removes_what_it_says(projec
     error = ranking["standard_error"]
     assert (np.abs(ranking["influence"] - beyond) < 4 * error).all()
     assert spearmanr(ridge["influence"], EFFECTS).statistic == pytest.approx(1)
-    retrained = [pq.read_table(project.folder / path) for path in wanted[2:]]
-    for table in retrained:
-        removed = np.flatnonzero(~unpack(table["mask"].to_pylist(), CLASSES)[0])
-        assert sorted(removed) == sorted(MOST_HELPFUL)
-    assert retrained[0]["seed"] != retrained[1]["seed"]
+    retrained = pq.read_table(project.folder / wanted[2])
+    for kept in unpack(retrained["mask"].to_pylist(), CLASSES):
+        assert sorted(np.flatnonzero(~kept)) == sorted(MOST_HELPFUL)
+    assert len(set(retrained["seed"].to_pylist())) == 2
