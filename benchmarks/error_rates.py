@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
-from transfer_influence.applications.classes import opposed_p_values
+from transfer_influence.applications.opposed import opposed_p_values
 from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
 from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
 

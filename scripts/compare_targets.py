@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from transfer_influence.applications.classes import compare_targets
+from transfer_influence.applications.opposed import compare_targets
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import ComparisonStage
 from transfer_influence.figures.comparison import opposed_classes

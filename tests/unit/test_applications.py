@@ -16,12 +16,9 @@ from scipy.stats import norm
 
 from transfer_influence.applications import failures, pairs, subpopulations
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.applications.classes import (
-    compare_targets,
-    list_extremes,
-    opposed_p_values,
-)
+from transfer_influence.applications.classes import list_extremes
 from transfer_influence.applications.failures import list_failures
+from transfer_influence.applications.opposed import compare_targets, opposed_p_values
 from transfer_influence.applications.pairs import extreme_pairs, list_pairs
 from transfer_influence.applications.pictures import (
     NEAR,

@@ -37,7 +37,7 @@ def opposed_classes(comparison: Path, outcome: Outcome, unit: Unit = "class") ->
     that are significant.
 
     Args:
-        comparison: table of `applications.classes.compare_targets`.
+        comparison: table of `applications.opposed.compare_targets`.
         outcome: what the influences are on.
         unit: what was judged.
     """
