@@ -1,12 +1,20 @@
 """What curves show, against SciPy's paired t-test and on studies without any effect."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
 from transfer_influence.counterfactual.curves import summary_of
-from transfer_influence.counterfactual.verdicts import CLAIMS, differences, holm, verdict
+from transfer_influence.counterfactual.verdicts import (
+    CLAIMS,
+    differences,
+    holm,
+    verdict,
+    verdict_sentences,
+)
 
 
 def models_of(curves: dict[tuple[str, int], np.ndarray]) -> pd.DataFrame:
@@ -114,3 +122,24 @@ def test_too_few_replicates_or_equal_differences_tell_nothing(accuracies):
     unknown = ["against_none_low", "against_none_p_value", "shown", "smallest_shown"]
     assert table.loc["bottom", unknown].isna().all()
     assert np.isnan(table.loc["bottom", "against_random"])
+
+
+def test_sentences_say_what_is_shown_what_is_not_and_what_is_not_known():
+    rng = np.random.default_rng(0)
+    shown, not_shown = (
+        verdict_sentences(summary_of(simulated(rng, 8, [2], effect))) for effect in (0.2, 0.0)
+    )
+    for order, found, missing in zip(CLAIMS, shown, not_shown, strict=True):
+        sentence = CLAIMS[order].sentence
+        numbers = re.fullmatch(
+            rf"{sentence}: yes, by (.+) points \[(.+), (.+)\] at 2, p = (.+)", found
+        )
+        assert numbers is not None
+        middle, low, high, p_value = map(float, numbers.groups())
+        assert 0 < low < middle < high
+        assert middle == pytest.approx(20, abs=5)  # the effect, in points
+        assert p_value < 0.05
+        assert re.fullmatch(rf"{sentence}: not shown \(\d\.\d points could be\)", missing)
+    models = simulated(rng, 8, [2]).query("order != 'random'")  # nothing to hold `top` against
+    unknown = "not known (it takes 3 replicates whose differences vary)"
+    assert verdict_sentences(summary_of(models))[0] == f"{CLAIMS['top'].sentence}: {unknown}"

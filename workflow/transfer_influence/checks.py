@@ -7,7 +7,7 @@ is theirs. All of them run, so that everything that is wrong is said at once.
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,7 @@ class StudyFiles:
     study: Study
     folders: tuple[Path, ...]
     memory: Path | None = None
-
-    @functools.cached_property
-    def _described(self) -> dict[str, str]:
-        return {}
+    _described: dict[str, str] = field(default_factory=dict, init=False)
 
     def described(self, dataset: str) -> str:
         """Return what decides a converted data set, looked at once: see `conversion_settings`."""
@@ -152,8 +149,9 @@ def lists(files: StudyFiles) -> Iterator[str]:
     study, subset = files.study, files.study.source.subset
     removed = list(study.counterfactuals.lists.values()) if study.counterfactuals else []
     for path in removed:
-        yield from refusal(list_entries, path)
-        if fits(list_entries, path) and files.unit_names:
+        unreadable = list(refusal(list_entries, path))
+        yield from unreadable
+        if not unreadable and files.unit_names:
             yield from of_converted(files, refusal(read_units, path, files.unit_names))
     if subset.listed and not subset.listed.is_file():
         yield f"source.subset: no file {subset.listed}; correct the path."

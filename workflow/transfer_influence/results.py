@@ -286,11 +286,11 @@ def job_groups(study: Study) -> list[JobGroup]:
 def groups_of(study: Study, rule: str) -> list[JobGroup]:
     """Return the jobs of a rule, a group for each target and mode where it has them."""
     jobs: dict[tuple[str, str] | None, list[Job]] = {}
-    replicates = {name: len(removal.replicates) for name, removal in study.all_removals.items()}
+    removed = study.all_removals if RULES[rule].models else {}
     for wildcards in RULES[rule].jobs(study):
-        models = 0
-        if RULES[rule].models:
-            models = replicates.get(wildcards.get("removal", ""), study.models_per_job)
+        models = study.models_per_job if RULES[rule].models else 0
+        if "removal" in wildcards:
+            models = len(removed[wildcards["removal"]].replicates)
         transfer = (wildcards["target"], wildcards["mode"]) if "target" in wildcards else None
         jobs.setdefault(transfer, []).append(_job(rule, wildcards, models))
     return [JobGroup(rule, of_transfer, transfer) for transfer, of_transfer in jobs.items()]

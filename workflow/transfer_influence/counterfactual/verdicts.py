@@ -121,7 +121,7 @@ def verdict_sentences(summary: pd.DataFrame) -> list[str]:
 def _answer(rows: pd.DataFrame, claim: Claim) -> str:
     shown = rows["shown"].iloc[0]
     if pd.isna(shown):
-        return f"not known, as there are fewer than {LEAST_REPLICATES} replicates to compare"
+        return f"not known (it takes {LEAST_REPLICATES} replicates whose differences vary)"
     if not shown:
         return f"not shown ({100 * rows['smallest_shown'].iloc[0]:.1f} points could be)"
     column = f"against_{claim.control}"

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
@@ -189,8 +188,7 @@ class PartialShard:
         while self._record.exists() and self._whole_models() != models:
             with self._claims.claimed("outputs") as ours:
                 if ours and self._record.exists() and self._whole_models() != models:
-                    for model in set(models) & set(self._whole_models()):
-                        self._take_over(model)
+                    self._take_over(models)
                     for output in self._outputs:
                         if output.exists() and _same(output, self._kept(output)):
                             output.unlink()
@@ -201,18 +199,20 @@ class PartialShard:
     def _whole_models(self) -> list[int]:
         return read_table(self._kept(self._outputs[-1]), ["model"])["model"].to_pylist()
 
-    def _take_over(self, model: int) -> None:
-        """Keep a model as it stands in the outputs."""
+    def _take_over(self, models: list[int]) -> None:
+        """Keep those of some models that stand in the outputs as they do there."""
         *others, table = map(self._kept, self._outputs)
         rows = read_table(table).replace_schema_metadata(None)
-        row = rows.filter(pc.equal(rows["model"], model))
-        weights = {
-            name.removeprefix(f"{model}/"): value
-            for path in others
-            for name, value in load_file(path).items()
-            if name.startswith(f"{model}/")
-        }
-        self.save(model, row, weights or None)
+        tensors = [tensor for path in others for tensor in load_file(path).items()]
+        for number, model in enumerate(rows["model"].to_pylist()):
+            if model in models:
+                start = f"{model}/"
+                weights = {
+                    name.removeprefix(start): value
+                    for name, value in tensors
+                    if name.startswith(start)
+                }
+                self.save(model, rows.slice(number, 1), weights or None)
 
     def _update(self, provenance: dict[str, Any]) -> None:
         """Let a table that is whole say what this job was given, where that trains the same models.
