@@ -161,7 +161,7 @@ class Claims:
         """
         return any(
             not self._is_abandoned(path) and time.time() - path.stat().st_mtime < LITTER_AGE
-            for path in self._folder.glob("*.claim-*")
+            for _, path in self._claims_on("*")
         )
 
     def _take(self, name: str) -> Path | None:
@@ -190,13 +190,19 @@ class Claims:
 
     def _remove_oldest(self, name: str, path: Path) -> None:
         """Remove the claims of the dead before a claim of ours, but for the last of them."""
-        for other in self._folder.glob(f"{name}.claim-*"):
-            if _generation(other) < _generation(path) - 1:
+        for generation, other in self._claims_on(name):
+            if generation < _generation(path) - 1:
                 other.unlink(missing_ok=True)
 
     def _newest(self, name: str) -> tuple[int, Path] | None:
-        found = self._folder.glob(f"{name}.claim-*")
-        return max(((_generation(path), path) for path in found), default=None)
+        return max(self._claims_on(name), default=None)
+
+    def _claims_on(self, name: str) -> list[tuple[int, Path]]:
+        """Return the claims on some work, of all generations; none if the folder is gone."""
+        try:
+            return [(_generation(path), path) for path in self._folder.glob(f"{name}.claim-*")]
+        except FileNotFoundError:  # removed while it was being listed
+            return []
 
     def _is_abandoned(self, path: Path) -> bool:
         owner = _read(path)
