@@ -96,23 +96,23 @@ def test_a_controller_that_must_go_leaves_its_jobs_and_comes_back(project, undis
 def test_a_second_controller_is_refused_whoever_starts_it(project):
     shard = SHARDS[0]
     start(project, shard)
-    wait_for(lambda: project.training(shard), 120, "the shard to be trained")
-    second = launch(project, "--", *project.sources(shard))
-    assert second.returncode == 1
-    assert re.search(
-        r"launch.py: the study is being run already, the \w+ is process", second.stderr
-    )
-    plain = project.start(*project.sources(shard))
-    assert plain.wait(60) == 1
-    assert "Directory cannot be locked" in plain.output
-    # Even one that takes no heed of the lock.
-    project.start("--unlock", *project.sources(shard)).wait(60)
-    unlocked = project.start(*project.sources(shard))
-    assert unlocked.wait(60) == 1
-    assert "the study is being run by process" in unlocked.output
-    status = launch(project, "--status").stdout
-    assert "the controller is process" in status
-    assert f"RUNNING rule_train_sources {shard}" in status
+    with all_in_training(project, shard):
+        second = launch(project, "--", *project.sources(shard))
+        assert second.returncode == 1
+        assert re.search(
+            r"launch.py: the study is being run already, the \w+ is process", second.stderr
+        )
+        plain = project.start(*project.sources(shard))
+        assert plain.wait(60) == 1
+        assert "Directory cannot be locked" in plain.output
+        # Even one that takes no heed of the lock.
+        project.start("--unlock", *project.sources(shard)).wait(60)
+        unlocked = project.start(*project.sources(shard))
+        assert unlocked.wait(60) == 1
+        assert "the study is being run by process" in unlocked.output
+        status = launch(project, "--status").stdout
+        assert "the controller is process" in status
+        assert f"RUNNING rule_train_sources {shard}" in status
 
 
 def test_cancel_ends_the_controller_and_its_jobs(project):
