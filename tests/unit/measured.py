@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from transfer_influence.influence.measurements import Masks, Measurements, Outcomes
+from transfer_influence.config.study import Subset
+from transfer_influence.influence.measurements import Masks, Measurements, Outcomes, recognized
+from transfer_influence.subsets import draw_mask
 
 ROOM = 1e9  # bytes for matrices
 
@@ -19,20 +21,34 @@ def complement_pairs(models: int, classes: int, seed: int = 0) -> np.ndarray:
     return np.stack([first, ~first], axis=1).reshape(models, classes)
 
 
+def balanced_masks(models: int, classes: int, seed: int = 0) -> np.ndarray:
+    """Blocks in which any two classes are together equally often."""
+    subset = Subset(sampling="balanced")
+    return np.array([draw_mask(seed, model, classes, subset) for model in range(models)])
+
+
+MASKS = {
+    "uniform": random_masks,
+    "complement_pairs": complement_pairs,
+    "balanced": balanced_masks,
+}
+
+
 def names(classes: int) -> list[str]:
     return [f"class {index}" for index in range(classes)]
 
 
-def measured(masks: np.ndarray, outcomes: np.ndarray, pairs: bool = False) -> Measurements:
+def measured(masks: np.ndarray, outcomes: np.ndarray) -> Measurements:
     """Measurements of outcomes (models, examples); the whole target is their mean."""
     models = np.arange(len(masks))
-    return Measurements(
+    measurements = Measurements(
         models=models,
-        groups=models // 2 if pairs else models,
+        groups=models,
         masks=Masks(np.packbits(masks, axis=1, bitorder="little"), masks.shape[1]),
         targets=outcomes.mean(axis=1, keepdims=True),
         examples=Outcomes.of(outcomes),
     )
+    return recognized(measurements)
 
 
 def planted(

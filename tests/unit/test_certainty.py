@@ -6,14 +6,15 @@ import pytest
 from scipy.stats import binom, false_discovery_control, norm, spearmanr, t, ttest_ind
 from scipy.stats import bootstrap as scipy_bootstrap
 from tests.unit.measured import (
+    MASKS,
     ROOM,
-    complement_pairs,
     measured,
     planted,
     random_masks,
 )
 
 from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.config.study import Sampling
 from transfer_influence.errors import UserError
 from transfer_influence.influence.correlation import (
     jackknifed_intervals,
@@ -56,13 +57,13 @@ def stage(estimator: str = "difference_in_means", **changes) -> InfluenceStage:
     return InfluenceStage(**{**settings, **changes})
 
 
-def study(seed: int, models: int, size: float, pairs: bool = False):
+def study(seed: int, models: int, size: float, sampling: Sampling = "uniform"):
     """Measurements of one simulated study, and its effects beyond their mean."""
     rng = np.random.default_rng([seed, models])
-    masks = (complement_pairs if pairs else random_masks)(models, CLASSES, seed)
+    masks = MASKS[sampling](models, CLASSES, seed)
     effects = rng.normal(0, size, CLASSES)
     outcome = masks @ effects + rng.normal(size=models)
-    return measured(masks, outcome[:, None], pairs), effects - effects.mean()
+    return measured(masks, outcome[:, None]), effects - effects.mean()
 
 
 def known_of(settings: InfluenceStage, data: Measurements) -> Certainty:
@@ -71,12 +72,12 @@ def known_of(settings: InfluenceStage, data: Measurements) -> Certainty:
 
 
 def coverage(
-    estimator: str, intervals: str, models: int, studies: int, pairs: bool, size: float
+    estimator: str, intervals: str, models: int, studies: int, sampling: Sampling, size: float
 ) -> float:
     """The share of intervals that hold the planted effect."""
     covered = []
     for seed in range(studies):
-        data, truth = study(seed, models, size, pairs)
+        data, truth = study(seed, models, size, sampling)
         if estimator == "difference_in_means":
             truth = truth * CLASSES / (CLASSES - 1)  # a class takes the place of the others
         known = known_of(stage(estimator, intervals=intervals, seed=seed), data)
@@ -88,7 +89,7 @@ WEAK_AND_STRONG = pytest.mark.parametrize("size", [0.2, 1.0], ids=["weak", "stro
 
 
 @WEAK_AND_STRONG
-@pytest.mark.parametrize("pairs", [False, True], ids=["uniform", "pairs"])
+@pytest.mark.parametrize("sampling", ["uniform", "complement_pairs"])
 @pytest.mark.parametrize(
     ("estimator", "intervals", "studies"),
     [
@@ -97,8 +98,8 @@ WEAK_AND_STRONG = pytest.mark.parametrize("size", [0.2, 1.0], ids=["weak", "stro
         ("ridge", "closed_form", 200),
     ],
 )
-def test_intervals_cover_planted_effects(estimator, intervals, studies, pairs, size):
-    assert 0.93 <= coverage(estimator, intervals, 128, studies, pairs, size) <= 0.97
+def test_intervals_cover_planted_effects(estimator, intervals, studies, sampling, size):
+    assert 0.93 <= coverage(estimator, intervals, 128, studies, sampling, size) <= 0.97
 
 
 @WEAK_AND_STRONG
@@ -113,11 +114,11 @@ def test_intervals_cover_planted_effects(estimator, intervals, studies, pairs, s
 def test_intervals_of_few_pairs_cover_planted_effects(estimator, intervals, size):
     # benchmarks/estimators.py measured 94.1 to 95.9 %. The standard error of that of 300 studies,
     # whose intervals are not independent, is 0.35 points, so the ends are three of them away.
-    assert 0.93 <= coverage(estimator, intervals, 32, 300, pairs=True, size=size) <= 0.97
+    assert 0.93 <= coverage(estimator, intervals, 32, 300, "complement_pairs", size) <= 0.97
 
 
 def test_a_bootstrap_of_ridge_covers_planted_effects_when_models_are_many():
-    assert 0.93 <= coverage("ridge", "bootstrap", 200, 25, pairs=False, size=1.0) <= 0.97
+    assert 0.93 <= coverage("ridge", "bootstrap", 200, 25, "uniform", 1.0) <= 0.97
 
 
 def test_resampled_differences_are_those_of_the_models_drawn():
@@ -152,7 +153,7 @@ def test_bootstrap_intervals_are_scipys():
 
 
 def test_a_bootstrap_draws_partners_together():
-    data, _ = study(0, 40, 1.0, pairs=True)
+    data, _ = study(0, 40, 1.0, "complement_pairs")
     counts = bootstrap(data, 50, seed=1)
     np.testing.assert_array_equal(counts[:, ::2], counts[:, 1::2])
     assert (counts.sum(axis=1) == 40).all()
@@ -160,7 +161,7 @@ def test_a_bootstrap_draws_partners_together():
 
 
 def test_a_bootstrap_of_pairs_has_the_percentiles_of_their_number():
-    data, _ = study(0, 32, 1.0, pairs=True)
+    data, _ = study(0, 32, 1.0, "complement_pairs")
     settings = stage(intervals="bootstrap")
     kept, whole = data.masks.rows(np.arange(32)) > 0, data.whole[:, 0]
     # In each pair, what the model with the class has beyond the one without it.
@@ -317,7 +318,7 @@ def test_draws_in_which_lasso_leaves_all_classes_out_count_as_correlations_of_0(
 def test_a_score_is_0_where_the_prediction_is_constant_and_null_where_the_outcome_is():
     masks, outcomes, _ = planted(100, CLASSES, 3)
     data = measured(masks, outcomes)
-    fitted, _ = split(data, 0.2, 0)
+    fitted, _ = split(data.groups, 0.2, 0)
     outcomes[:, 1] = 4.0
     outcomes[fitted, 2] = 4.0  # so that no class has an influence
     rows = linear_datamodeling_scores(data, stage("lasso"), ROOM)
@@ -328,7 +329,7 @@ def test_a_score_is_0_where_the_prediction_is_constant_and_null_where_the_outcom
 
 
 def test_parts_have_no_model_in_common_and_keep_partners_together():
-    data, _ = study(0, 40, 1.0, pairs=True)
+    data, _ = study(0, 40, 1.0, "complement_pairs")
     one, other = disjoint(data, 7, 30, np.random.default_rng(0))
     assert ((one + other) <= 1).all()
     assert (one.sum(axis=1) == 14).all()
@@ -337,13 +338,13 @@ def test_parts_have_no_model_in_common_and_keep_partners_together():
         np.testing.assert_array_equal(part[:, ::2], part[:, 1::2])
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_held_out_models_are_a_share_of_all_and_partners_stay_together(pairs):
-    data, _ = study(0, 200, 1.0, pairs)
-    fitted, held_out = split(data, 0.2, 0)
+@pytest.mark.parametrize("sampling", ["uniform", "complement_pairs"])
+def test_held_out_models_are_a_share_of_all_and_partners_stay_together(sampling):
+    data, _ = study(0, 200, 1.0, sampling)
+    fitted, held_out = split(data.groups, 0.2, 0)
     assert len(held_out) == 40
     assert sorted([*fitted, *held_out]) == list(range(200))
-    if pairs:
+    if sampling != "uniform":
         assert set(held_out // 2) == set(held_out[::2] // 2)
         assert len(set(held_out // 2)) == 20
 
@@ -354,7 +355,7 @@ def test_scores_are_spearmans_of_predictions_by_held_out_models(estimator):
     data = measured(masks, outcomes)
     settings = stage(estimator)
     rows = list(linear_datamodeling_scores(data, settings, ROOM))
-    fitted, held_out = split(data, 0.2, 0)
+    fitted, held_out = split(data.groups, 0.2, 0)
     part = measured(masks[fitted], outcomes[fitted])
     made = make_estimator(settings, part, ROOM)
     assert [row.example for row in rows] == [None, 0, 1, 2, 3, None]
@@ -369,10 +370,10 @@ def test_scores_are_spearmans_of_predictions_by_held_out_models(estimator):
     assert rows[0].value > 0.5
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_intervals_of_scores_cover_the_score_of_many_models(pairs):
+@pytest.mark.parametrize("sampling", ["uniform", "complement_pairs"])
+def test_intervals_of_scores_cover_the_score_of_many_models(sampling):
     """With little noise of their own, as partners then have opposite outcomes."""
-    draw = complement_pairs if pairs else random_masks
+    draw = MASKS[sampling]
     rng = np.random.default_rng(1)
     effects = rng.normal(size=CLASSES)
     influence = effects + rng.normal(0, 0.7, CLASSES)
@@ -382,7 +383,7 @@ def test_intervals_of_scores_cover_the_score_of_many_models(pairs):
         return masks @ influence, masks @ effects + rng.normal(size=models)
 
     truth = spearmanr(*sides(50_000)).statistic
-    data, _ = study(0, 40, 1.0, pairs)
+    data, _ = study(0, 40, 1.0, sampling)
     left = without_each_part(data, 20, rng)
     one, other = np.moveaxis([sides(40) for _ in range(1000)], 0, -1)  # (models, studies) each
     without = [rank_correlations(one[kept], other[kept]) for kept in left]
@@ -391,17 +392,20 @@ def test_intervals_of_scores_cover_the_score_of_many_models(pairs):
     assert 0.92 <= covered.mean() <= 0.98
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_parts_to_leave_out_are_all_models_once_and_keep_partners_together(pairs):
-    data, _ = study(0, 46, 1.0, pairs)
+@pytest.mark.parametrize("sampling", ["uniform", "complement_pairs"])
+def test_parts_to_leave_out_are_all_models_once_and_keep_partners_together(sampling):
+    data, _ = study(0, 46, 1.0, sampling)
     left = without_each_part(data, 20, np.random.default_rng(0))
     assert left.shape == (20, 46)
     np.testing.assert_array_equal((~left).sum(axis=0), 1)
     sizes = np.unique((~left).sum(axis=1))
-    np.testing.assert_array_equal(sizes, [2, 4] if pairs else [2, 3])
-    if pairs:
+    np.testing.assert_array_equal(sizes, [2, 3] if sampling == "uniform" else [2, 4])
+    if sampling != "uniform":
         np.testing.assert_array_equal(left[:, ::2], left[:, 1::2])
-    assert without_each_part(data, 100, np.random.default_rng(0)).shape == (23 if pairs else 46, 46)
+    assert without_each_part(data, 100, np.random.default_rng(0)).shape == (
+        46 if sampling == "uniform" else 23,
+        46,
+    )
 
 
 def test_the_mean_score_is_of_the_examples_that_have_one():
@@ -433,8 +437,8 @@ def test_a_jackknifed_interval_corrects_bias_and_has_the_jackknifes_error():
     assert np.isnan(jackknifed_intervals(np.array([0.5]), np.array([[0.4]]))).all()
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_intervals_of_mean_scores_cover_the_score_of_many_models(pairs):
+@pytest.mark.parametrize("sampling", ["uniform", "complement_pairs"])
+def test_intervals_of_mean_scores_cover_the_score_of_many_models(sampling):
     held_out, examples, studies = 40, 6, 150
     covered, errors, widths = [], [], []
     for seed in range(studies):
@@ -445,11 +449,11 @@ def test_intervals_of_mean_scores_cover_the_score_of_many_models(pairs):
             own, common = rng.normal(0, 2, (len(masks), examples)), rng.normal(size=(len(masks), 1))
             return masks @ effects + own + 2 * common  # so examples are far from independent
 
-        masks = (complement_pairs if pairs else random_masks)(4 * held_out, CLASSES, seed)
-        data = measured(masks, outcomes(masks), pairs)
+        masks = MASKS[sampling](4 * held_out, CLASSES, seed)
+        data = measured(masks, outcomes(masks))
         settings = stage(held_out=0.25, seed=seed)
         *_, row = linear_datamodeling_scores(data, settings, ROOM)
-        fitted = data.take(split(data, 0.25, seed)[0])
+        fitted = data.take(split(data.groups, 0.25, seed)[0])
         influence = joined(make_estimator(settings, fitted, ROOM).fit(fitted.examples)).influence
         many = random_masks(2000, CLASSES, seed + 10_000)
         sides = zip((many @ influence).T, outcomes(many).T, strict=True)

@@ -30,11 +30,9 @@ from transfer_influence.subsets import pack
 LABELS = np.array([0, 1, 1, 3, 0])  # of the target's images; class 2 has none
 
 
-def influences(
-    masks: np.ndarray, outcomes: np.ndarray, parts: list[int] | None = None, pairs: bool = False
-) -> Fit:
+def influences(masks: np.ndarray, outcomes: np.ndarray, parts: list[int] | None = None) -> Fit:
     """Influences of outcomes that arrive in pieces which end at `parts`."""
-    data = measured(masks, outcomes, pairs)
+    data = measured(masks, outcomes)
     pieces = np.split(np.arange(len(masks)), parts or [])
     whole = Outcomes(outcomes.shape[1], lambda: ((rows, outcomes[rows]) for rows in pieces))
     return joined(DifferenceInMeans(data, ROOM).fit(whole))
@@ -321,7 +319,7 @@ def write_pairs(path: Path, models: np.ndarray, classes: int = 9) -> Path:
 def test_complement_pairs_are_recognised_whatever_their_order(tmp_path):
     order = np.random.default_rng(0).permutation(40)
     data = read(write_pairs(tmp_path / "pairs.parquet", order))
-    assert data.paired
+    assert data.design == "complement_pairs"
     np.testing.assert_array_equal(data.models, np.arange(40))
     np.testing.assert_array_equal(data.groups, np.arange(40) // 2)
 
@@ -346,14 +344,14 @@ def test_too_few_pairs_that_are_whole_are_refused(tmp_path):
 
 
 def test_models_that_are_no_complements_are_no_pairs(summary):
-    assert not read(summary).paired
+    assert read(summary).design == "uniform"
 
 
 def test_pairs_are_compared_by_a_paired_t_test():
     masks = complement_pairs(60, 8)
     outcomes = masks @ np.random.default_rng(3).normal(size=(8, 3))
     outcomes += np.random.default_rng(4).normal(size=(60, 3))
-    found = influences(masks, outcomes, [7, 30], pairs=True)
+    found = influences(masks, outcomes, [7, 30])
     for unit in range(8):
         kept = masks[:, unit]
         test = ttest_rel(outcomes[kept], outcomes[~kept])

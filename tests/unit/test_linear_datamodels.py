@@ -106,7 +106,7 @@ def test_lasso_is_scikit_learns_at_the_penalty_that_held_out_models_choose(
     outcomes = masks @ effects + rng.normal(0, noise, (models, 20))
     data = measured(masks, outcomes)
     found = joined(Lasso(data, ROOM, 0.2, seed=0).fit(data.examples)).influence
-    fitted, judges = split(data, 0.2, 0)
+    fitted, judges = split(data.groups, 0.2, 0)
     kept = masks.astype(float)
     part = kept - kept[fitted].mean(axis=0)
     for column in range(20):
@@ -160,8 +160,8 @@ def test_lasso_leaves_all_classes_out_where_the_fitted_models_have_one_outcome()
     outcomes = np.full((60, 2), 0.1)
     data = measured(masks, outcomes)
     # With a judge first, whose outcome the others are taken relative to.
-    seed = next(seed for seed in range(100) if 0 in split(data, 0.2, seed)[1])
-    judges = split(data, 0.2, seed)[1]
+    seed = next(seed for seed in range(100) if 0 in split(data.groups, 0.2, seed)[1])
+    judges = split(data.groups, 0.2, seed)[1]
     outcomes[judges, 1] = np.random.default_rng(0).normal(size=len(judges))
     found = joined(Lasso(measured(masks, outcomes), ROOM, 0.2, seed).fit(Outcomes.of(outcomes)))
     assert (found.influence == 0).all()

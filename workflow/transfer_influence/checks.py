@@ -21,7 +21,9 @@ from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_name
 from transfer_influence.errors import UserError
 from transfer_influence.results import data_folder
 from transfer_influence.subsets import (
+    LEAST_BLOCKS,
     LEAST_GROUPS,
+    block_models,
     check_both_sides,
     draw_mask,
     imported_models,
@@ -173,12 +175,21 @@ def design(files: StudyFiles) -> Iterator[str]:
     study, subset = files.study, files.study.source.subset
     if not study.estimates:
         return
-    pairs = subset.sampling == "complement_pairs"
+    pairs = subset.sampling != "uniform"
     if "lasso" in study.influence.estimators and study.models < LEAST_GROUPS * (1 + pairs):
         yield (
             f"influence.estimators: lasso cannot hold out some of {study.models} models to choose "
             f"its penalty; raise `models`, or leave lasso out."
         )
+    if study.influence.intervals == "bootstrap" and subset.sampling == "balanced" and files.units:
+        block = block_models(files.units)
+        if study.models < LEAST_BLOCKS * block or study.models % block:
+            yield (
+                f"influence.intervals: bootstrap draws blocks of balanced subsets, and models: "
+                f"{study.models} are not {LEAST_BLOCKS} or more whole blocks of {block}; set "
+                f"intervals to closed_form, or models to a multiple of {block}, "
+                f"{LEAST_BLOCKS * block} at least."
+            )
     yield from refusal(check_subsets, files)
 
 

@@ -16,11 +16,13 @@ from transfer_influence.config.lists import list_entries
 from transfer_influence.config.stages import SourceStage
 from transfer_influence.config.study import Study, Subset, Unit, shard_models
 from transfer_influence.errors import UserError
+from transfer_influence.hadamard import matrix_row, smallest_order
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 
 LEAST_KEPT = 2  # units that a model needs to learn anything
 LEAST_SIDE = 2  # models with a unit, and without it, that its influence needs
 LEAST_GROUPS = 4  # of models drawn together, from which on lasso can hold out some
+LEAST_BLOCKS = 10  # of balanced subsets, that a bootstrap can draw from
 MOST_COMPARED = 10_000  # names to look for one that was meant; a second's work
 STAMPED = 2**16  # bytes of a mask
 
@@ -56,13 +58,14 @@ def source_models(
 
 
 def draw_mask(study_seed: int, model: int, units: int, subset: Subset) -> np.ndarray:
-    """Draw the mask of one source model: `subset` units, uniformly without replacement.
+    """Draw the mask of one source model, as `subset.sampling` says.
 
-    Of a pair of complements, the even model is drawn and the odd one sees the rest.
+    `uniform`: the units of the subset, without replacement. `complement_pairs`: the even model of
+    a pair is drawn so, and the odd one sees the rest. `balanced`: see `_balanced_mask`.
 
     Raises:
         UserError: the subset leaves nothing to compare, as it holds none or all of the units; or
-            complements would not be halves.
+            it has to be a half, and is none.
     """
     size = subset.size(units)
     if not 1 <= size < units:
@@ -70,17 +73,47 @@ def draw_mask(study_seed: int, model: int, units: int, subset: Subset) -> np.nda
             f"source.subset: {size} of {units} units; choose a subset with at least 1 unit and "
             f"fewer than {units}."
         )
-    if subset.sampling == "complement_pairs" and size != units // 2:
+    if subset.sampling != "uniform" and size != units // 2:
         raise UserError(
-            f"source.subset: complement_pairs are halves, but {size} of {units} units is none; "
+            f"source.subset: {subset.sampling} are halves, but {size} of {units} units is none; "
             f"set `fraction` to 0.5."
         )
-    second = subset.sampling == "complement_pairs" and model % 2 == 1
     seed = study_seed if subset.seed is None else subset.seed
+    if subset.sampling == "balanced":
+        return _balanced_mask(seed, model, units)
+    second = subset.sampling == "complement_pairs" and model % 2 == 1
     chosen = np.random.default_rng(stream(seed, Stage.SUBSET, model - second)).permutation(units)
     mask = np.full(units, second)
     mask[chosen[:size]] = not second
     return mask
+
+
+def block_models(units: int) -> int:
+    """Return how many models are a block of balanced subsets.
+
+    They are the rows of a Hadamard matrix without the first one, which is constant, and their
+    complements.
+    """
+    return 2 * (smallest_order(units) - 1)
+
+
+def _balanced_mask(seed: int, model: int, units: int) -> np.ndarray:
+    """Return the mask of one model of a block, see `block_models`.
+
+    Rows are orthogonal, so in a block each unit is in half of the subsets, and any two units are
+    together in equally many (Plackett & Burman 1946; with the complements, a "foldover"). Each
+    block has rows in random order and with random signs, and units in random columns; the second
+    half of its models are the complements of the first, in the same order. Where no matrix has as
+    many columns as there are units, some columns stay without one, so sizes vary a little.
+    """
+    order = smallest_order(units)
+    block, place = divmod(model, block_models(units))
+    rng = np.random.default_rng(stream(seed, Stage.SUBSET, block, "balanced"))
+    rows, kept = rng.permutation(order - 1) + 1, rng.choice((-1, 1), order - 1)
+    columns = rng.permutation(order)[:units]
+    complement, row = divmod(place, order - 1)
+    entries = matrix_row(order, rows[row])[columns]
+    return entries == (-kept[row] if complement else kept[row])
 
 
 def listed_mask(subset: Subset, names: Sequence[str]) -> np.ndarray:

@@ -24,7 +24,7 @@ Intervals = Literal["closed_form", "bootstrap"]
 FailedModels = Literal["stop", "exclude"]
 Unit = Literal["class", "example"]
 PLURAL: dict[Unit, str] = {"class": "classes", "example": "examples"}
-Sampling = Literal["uniform", "complement_pairs"]
+Sampling = Literal["uniform", "complement_pairs", "balanced"]
 Outcome = Literal[
     "raw_margin",
     "softmax_margin",
@@ -98,9 +98,10 @@ class Subset(Settings):
     )
     sampling: Sampling = Field(
         "uniform",
-        description="`complement_pairs`: models 2i and 2i+1 see opposite halves, which "
-        "helps `ridge` where units act together; see docs/estimators.md.",
-        examples=["complement_pairs"],
+        description="`balanced`: halves in blocks in which any two units are together equally "
+        "often, so that fewer models tell as much; `complement_pairs`: models 2i and 2i+1 see "
+        "opposite halves. See docs/estimators.md.",
+        examples=["balanced"],
     )
     seed: int | None = Field(
         None, ge=0, description="Seed of the draw, in place of the study's.", examples=[1]
@@ -130,8 +131,8 @@ class Subset(Settings):
             raise ValueError(
                 f"`{sizes[0]}` draws nothing, so `sampling` and `seed` mean nothing; remove them"
             )
-        if self.sampling == "complement_pairs" and self.fraction not in (None, 0.5):
-            raise ValueError("complement_pairs are halves; set `fraction` to 0.5")
+        if self.sampling != "uniform" and self.fraction not in (None, 0.5):
+            raise ValueError(f"{self.sampling} are halves; set `fraction` to 0.5")
         return self
 
     @property

@@ -20,6 +20,7 @@ from transfer_influence.influence.measurements import (
     Outcomes,
     unit_blocks,
 )
+from transfer_influence.subsets import block_models
 
 RESULTS = 1 / 4  # share of the memory for a block of results, and the one before in use meanwhile
 STRIP, LEAST_STRIP = 2**22, 64  # of a matrix at a time: bytes, columns at least
@@ -144,7 +145,8 @@ class DifferenceInMeans:
     lets the two groups differ in variance. Outcomes are shifted by the first model's before their
     squares are summed, so that nothing cancels (Chan, Golub & LeVeque 1983). Of models in pairs of
     complements, each pair has one on either side, so the standard error is that of paired
-    differences.
+    differences. In blocks of balanced subsets the other classes cancel: the difference is the
+    least-squares fit, and its standard error that of the residuals.
 
     Source of the estimator: Jain et al. 2023, section 3.1, equation 1.
     """
@@ -155,6 +157,9 @@ class DifferenceInMeans:
 
     def fit(self, outcomes: Outcomes) -> Iterator[Fit]:
         """Yield the influences; one pass over the outcomes for each block of classes."""
+        if self.data.design == "balanced":
+            yield from self._fit_balanced(outcomes)
+            return
         shift = next(outcomes.chunks())[1][0].copy()
         # Sums and sums of squares; a strip of a product; the masks of a chunk.
         each = 8 * (2 * outcomes.columns + LEAST_STRIP + 3 * CHUNK)
@@ -185,7 +190,7 @@ class DifferenceInMeans:
             counts += kept.sum(axis=0)[:, None]
             add_product(sums, kept.T, outcome)
             totals[0] += outcome.sum(axis=0)
-            if self.data.paired:
+            if self.data.design == "complement_pairs":
                 for group, row in zip(self.data.groups[models], outcome, strict=True):
                     partner = waiting.pop(group, None)
                     if partner is None:
@@ -212,7 +217,7 @@ class DifferenceInMeans:
                 without, totals[0] - sums, totals[1] - squares
             )
             a, b = variance_with / counts, variance_without / without
-            if self.data.paired:
+            if self.data.design == "complement_pairs":
                 covariance = (products / counts - mean_with * mean_without) / (counts - 1)
                 variance = np.maximum(a + b - 2 * covariance, 0.0)
                 freedom = np.broadcast_to(counts - 1, variance.shape)
@@ -223,6 +228,58 @@ class DifferenceInMeans:
         left = np.broadcast_to(1.0, variance.shape)
         return Fit(mean_with - mean_without, np.sqrt(variance), freedom, left)
 
+    def _fit_balanced(self, outcomes: Outcomes) -> Iterator[Fit]:
+        """Yield the influences of balanced subsets.
+
+        One pass over the outcomes, or where classes come in blocks two for each block: the noise
+        is what all classes together leave.
+        """
+        models, classes = len(self.data), self.data.classes
+        shift = next(outcomes.chunks())[1][0].copy()
+        # Differences and a strip of a product; the block before; the masks of a chunk.
+        each = 8 * (3 * outcomes.columns + LEAST_STRIP + 3 * CHUNK)
+        blocks = list(unit_blocks(classes, each, (1 - RESULTS) * self.memory))
+        squares, sums = np.zeros((2, outcomes.columns))
+        for units in blocks:
+            differences, total = self._balanced_differences(units, outcomes, shift)
+            sums += differences.sum(axis=0)
+            squares += np.einsum("ij,ij->j", differences, differences)
+        order = block_models(classes) // 2 + 1
+        # Of the differences' two parts, around their mean and the mean itself, the masks of a
+        # matrix without a spare column leave the second one out.
+        explained = squares - sums**2 / classes
+        explained += sums**2 / classes * order / (order - classes) if order > classes else 0.0
+        explained *= models / 4 * (order - 1) / order
+        freedom = models - 1 - (classes if order > classes else classes - 1)
+        noise = np.sqrt(np.maximum(total - explained, 0.0) / freedom)
+        for units in blocks:
+            if len(blocks) > 1:
+                differences, _ = self._balanced_differences(units, outcomes, shift)
+            shape = differences.shape
+            yield Fit(
+                differences,
+                np.broadcast_to(2 * noise / np.sqrt(models), shape),
+                np.broadcast_to(freedom, shape),
+                np.broadcast_to(1.0, shape),
+            )
+
+    def _balanced_differences(
+        self, units: slice, outcomes: Outcomes, shift: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return differences in means of equally many models (units, columns).
+
+        Also the sum of squares of each column around its mean (columns,).
+        """
+        differences = np.zeros((units.stop - units.start, outcomes.columns))
+        sums, squares = np.zeros((2, outcomes.columns))
+        for models, outcome in outcomes.chunks():
+            outcome = outcome - shift
+            add_product(differences, 2 * self.data.masks.rows(models, units).T - 1, outcome)
+            sums += outcome.sum(axis=0)
+            squares += np.einsum("ij,ij->j", outcome, outcome)
+        differences *= 2 / len(self.data)
+        return differences, squares - sums**2 / len(self.data)
+
     def p_values(self, whole: Fit) -> np.ndarray:
         """Return p-values, see `Estimator`, by the variance of all models.
 
@@ -230,7 +287,7 @@ class DifferenceInMeans:
         few outcomes may be small by chance. Without effects, both groups have that of all.
         """
         influence = whole.influence[:, 0]
-        if self.data.paired:
+        if self.data.design != "uniform":
             return t_test(influence, whole.standard_error[:, 0], whole.freedom[:, 0])
         having, outcome = self.data.masks.counts(), self.data.whole[:, 0]
         # One over it is the sum of one over the size of either group.

@@ -11,15 +11,22 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(stream(seed, Stage.INFLUENCE, 0, purpose))
 
 
-def split(data: Measurements, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(together: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the models to fit (indices, int64) and the held-out ones: about `share` of all.
 
-    At least two groups are held out, and two are left where there are four.
+    At least two models or pairs are held out, and two are left where there are four; of blocks, one
+    is held out at least, and one is left where there are two.
+
+    Args:
+        together: int64 (models,), a number that models share which stay together.
+        share: of the groups.
+        seed: of the study.
     """
-    groups = np.unique(data.groups)
-    count = max(2, min(round(share * len(groups)), len(groups) - 2))
+    groups = np.unique(together)
+    least = 2 if len(together) <= 2 * len(groups) else 1
+    count = max(least, min(round(share * len(groups)), len(groups) - least))
     chosen = generator(seed, "held out").permutation(groups)[:count]
-    held_out = np.isin(data.groups, chosen)
+    held_out = np.isin(together, chosen)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
@@ -57,12 +64,12 @@ def disjoint(
 def without_each_part(data: Measurements, most: int, rng: np.random.Generator) -> np.ndarray:
     """Return which models are left when one of up to `most` parts is left out, for each part.
 
-    The parts are about the same size, and together they are all models.
+    The parts are about the same size, and together they are all models; complements stay together.
 
     Returns:
         bool (parts, models).
     """
-    _, groups = np.unique(data.groups, return_inverse=True)
+    _, groups = np.unique(data.partners, return_inverse=True)
     count = groups.max() + 1
     parts = min(most, count)
     return rng.permutation(count)[groups] % parts != np.arange(parts)[:, None]

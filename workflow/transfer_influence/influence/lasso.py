@@ -55,8 +55,8 @@ class Lasso:
         self.data = data
         self.memory = memory
         self._held_out, self._seed = held_out, seed
-        _, judges = split(data, held_out, seed)
-        if len(np.unique(data.groups)) < LEAST_GROUPS:
+        _, judges = split(data.partners, held_out, seed)
+        if len(np.unique(data.partners)) < LEAST_GROUPS:
             raise UserError(
                 f"influence.estimators: lasso cannot hold out some of {count} models to choose its "
                 f"penalty; raise `models`, or leave lasso out."

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transfer_influence.config.study import Outcome
+from transfer_influence.config.study import Outcome, Sampling
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import damage_named, matrix, open_table
-from transfer_influence.subsets import check_both_sides
+from transfer_influence.subsets import block_models, check_both_sides
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +84,13 @@ class Measurements:
 
     Attributes:
         models: numbers of the models, int64 (models,).
-        groups: which models were drawn together, as complements: they share a number; int64
-            (models,).
+        groups: which models were drawn together, as complements or as a block of balanced subsets:
+            they share a number; int64 (models,).
         masks: of the models.
         targets: float64 (models, target classes + 1): outcomes on each target class, in the order
             of the labels, and on the whole target, which is the last column.
         examples: outcomes on single target examples; no columns for a scalar outcome.
+        design: how the subsets were drawn, as far as the masks tell.
     """
 
     models: np.ndarray
@@ -97,6 +98,7 @@ class Measurements:
     masks: Masks
     targets: np.ndarray
     examples: Outcomes
+    design: Sampling = "uniform"
 
     def __len__(self) -> int:
         return len(self.models)
@@ -107,9 +109,12 @@ class Measurements:
         return self.masks.classes
 
     @property
-    def paired(self) -> bool:
-        """Whether models come in pairs with complementary masks."""
-        return len(np.unique(self.groups)) < len(self)
+    def partners(self) -> np.ndarray:
+        """Which models are complements of each other: they share a number; int64 (models,)."""
+        if self.design != "balanced":
+            return self.groups
+        size = block_models(self.classes)
+        return self.models // size * size + self.models % (size // 2)
 
     def details(self, classes: bool, examples: bool) -> Outcomes:
         """Return outcomes on target classes, then those on single examples, as far as wanted."""
@@ -195,7 +200,7 @@ def read_measurements(
 
     if not (order == np.arange(len(order))).all():
         packed = packed[order]
-    measured = _in_pairs(
+    measured = recognized(
         Measurements(
             models=models[order],
             groups=np.arange(len(models)),
@@ -218,25 +223,62 @@ def unit_blocks(classes: int, each: float, memory: float) -> Iterator[slice]:
         yield slice(first, min(first + size, classes))
 
 
-def _in_pairs(measured: Measurements) -> Measurements:
-    """Recognise models 2i and 2i+1 as drawn together, if the masks of all such are complements.
+def recognized(measured: Measurements) -> Measurements:
+    """Tell by their masks which models were drawn together."""
+    return _in_blocks(measured) or _in_pairs(measured) or measured
+
+
+def _in_pairs(measured: Measurements) -> Measurements | None:
+    """Return models 2i and 2i+1 as pairs, if the masks of all such are complements.
 
     A model whose partner failed is left out, so that all pairs are whole.
     """
     pairs = measured.models // 2
     first = np.flatnonzero(pairs[1:] == pairs[:-1])
-    bits = np.packbits(np.ones(measured.classes, bool), bitorder="little")
-    packed = measured.masks.packed
-    complements = (((packed[i] ^ packed[i + 1]) == bits).all() for i in first)
-    if not len(first) or not all(complements):
-        return measured
-    paired = replace(measured, groups=pairs)
+    if not len(first) or not _are_complements(measured.masks, first, first + 1):
+        return None
+    paired = replace(measured, groups=pairs, design="complement_pairs")
     whole = np.sort(np.concatenate([first, first + 1]))
     if len(whole) == len(measured):
         return paired
     lonely = np.setdiff1d(measured.models, measured.models[whole])
     log.warning("without models %s, which have no partner", ", ".join(map(str, lonely)))
     return paired.take(whole)
+
+
+def _in_blocks(measured: Measurements) -> Measurements | None:
+    """Return models in blocks of balanced subsets, if they are and all blocks are whole."""
+    size = block_models(measured.classes)
+    blocks, place = np.divmod(measured.models, size)
+    first, second = np.flatnonzero(place < size // 2), np.flatnonzero(place >= size // 2)
+    if (np.unique(blocks, return_counts=True)[1] < size).any():
+        return None
+    if not _are_complements(measured.masks, first, second) or not _are_balanced(measured):
+        return None
+    return replace(measured, groups=blocks, design="balanced")
+
+
+def _are_complements(masks: Masks, first: np.ndarray, second: np.ndarray) -> bool:
+    """Tell whether each mask of `first` and the one of `second` in its place are complements."""
+    bits = np.packbits(np.ones(masks.classes, bool), bitorder="little")
+    packed = masks.packed
+    return all(((packed[i] ^ packed[j]) == bits).all() for i, j in zip(first, second, strict=True))
+
+
+def _are_balanced(measured: Measurements) -> bool:
+    """Tell whether any two classes are together in equally many subsets, of whole blocks.
+
+    For masks of 1 and -1, *X*, a matrix *XᵀX* is known then. It is compared by its product with
+    random whole numbers, which is exact, instead of entry by entry (Freivalds 1977).
+    """
+    order = block_models(measured.classes) // 2 + 1
+    each = len(measured) // (order - 1)
+    chosen = np.random.default_rng(0).integers(0, 2**16, measured.classes).astype(np.float64)
+    product = np.zeros(measured.classes)
+    for first in range(0, len(measured), CHUNK):
+        signs = 2 * measured.masks.rows(np.arange(first, min(first + CHUNK, len(measured)))) - 1
+        product += signs.T @ (signs @ chosen)
+    return bool((product == each * (order * chosen - chosen.sum())).all())
 
 
 def _empty(shape: tuple[int, int], memory: float, folder: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import f
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.correlation import (
@@ -14,7 +15,12 @@ from transfer_influence.influence.correlation import (
     rank_correlations,
 )
 from transfer_influence.influence.estimation import make_estimator, room_for, wanted
-from transfer_influence.influence.estimators import Estimator, need_memory
+from transfer_influence.influence.estimators import (
+    DifferenceInMeans,
+    Estimator,
+    joined,
+    need_memory,
+)
 from transfer_influence.influence.held_out import (
     disjoint,
     generator,
@@ -24,6 +30,7 @@ from transfer_influence.influence.held_out import (
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.outcomes.tables import write_table
+from transfer_influence.subsets import block_models
 
 DRAWS = 20  # pairs of disjoint parts at each number of models
 LEAST_PART = 8  # models in a part
@@ -54,6 +61,8 @@ def write_reliability(
     - `split_half`: rank correlation, over source classes, between influences on the whole target
       from two parts of `models` models each; the mean of 20 draws, and the range of 95 % of them;
     - `reliability`: what that predicts for two parts together, of `models` models (Spearman-Brown);
+      of balanced subsets, what the standard errors tell, with its 95 % interval: see
+      `balanced_reliability`;
     - `models_needed`: the number of models that predicts a reliability of 0.9, from all `models`;
     - `linear_datamodeling_score`: rank correlation, over `models` held-out models, between the
       outcome that the influences predict and the measured one, with its 95 % interval; on the whole
@@ -73,6 +82,9 @@ def write_reliability(
     memory = room_for(memory_gb)
     estimator = make_estimator(stage, data, memory)
     measures = list(reliability_curve(data, estimator, stage.seed))
+    if data.design == "balanced" and stage.estimator != "lasso":
+        measures = [measure for measure in measures if measure.statistic == "split_half"]
+        measures += balanced_reliability(data, memory)
     measures += linear_datamodeling_scores(data, stage, memory)
     columns = {
         "statistic": pa.array([measure.statistic for measure in measures]),
@@ -99,12 +111,40 @@ def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> It
         )
         found = [rank_correlation(*pair) for pair in zip(one, other, strict=True)]
         mean, models = float(np.mean(found)), size * together
-        yield Measure("split_half", models, mean, *np.quantile(found, [0.025, 0.975]))
+        several = np.ptp(found) > 0  # two blocks are split in one way only
+        ends = np.quantile(found, [0.025, 0.975]) if several else (np.nan, np.nan)
+        yield Measure("split_half", models, mean, *ends)
         yield Measure("reliability", 2 * models, spearman_brown(mean, 2))
         if size == groups // 2:
             needed = models_needed(spearman_brown(mean, 2), 2 * models)
         size //= 2
     yield Measure("models_needed", len(data), needed)
+
+
+def balanced_reliability(data: Measurements, memory: float) -> Iterator[Measure]:
+    """Yield the reliability of influences from balanced subsets, and the models that 0.9 takes.
+
+    It is the share of the variance of the estimates over classes that is not due to their errors,
+    whose variance the residuals tell: *1 - 1/F* of an analysis of variance (McGraw & Wong 1996,
+    ICC(C, k)). The intervals are those of the F-distribution, for normal effects and noise.
+    Halves need not be compared, which a single block does not have. Ridge only shrinks the
+    differences in means of such subsets, all by the same share, so it is as reliable.
+    """
+    fit = joined(DifferenceInMeans(data, memory).fit(Outcomes.of(data.whole)))
+    order = block_models(data.classes) // 2 + 1
+    error = fit.standard_error[0, 0] ** 2 * order / (order - 1)
+    spread = fit.influence[:, 0].var(ddof=1)
+    degrees = data.classes - 1, fit.freedom[0, 0]
+    if spread == 0:
+        yield Measure("reliability", len(data), np.nan)
+        yield Measure("models_needed", len(data), np.nan)
+        return
+    # The error as a share of the spread; its ends are those of the reliability, the other way.
+    shares = error / spread * np.array([1.0, *f.ppf([0.025, 0.975], *degrees)])
+    value, high, low = np.maximum(1 - shares, 0.0)
+    yield Measure("reliability", len(data), value, low, high)
+    needed, fewest, most = (models_needed(each, len(data)) for each in (value, high, low))
+    yield Measure("models_needed", len(data), needed, fewest, most)
 
 
 def linear_datamodeling_scores(
@@ -114,7 +154,7 @@ def linear_datamodeling_scores(
 
     The estimator sees none of the held-out models.
     """
-    fitted, held_out = split(data, stage.held_out, stage.seed)
+    fitted, held_out = split(data.groups, stage.held_out, stage.seed)
     if len(fitted) < LEAST_PART or len(held_out) < 2:
         yield Measure("linear_datamodeling_score", len(held_out), np.nan)
         return
