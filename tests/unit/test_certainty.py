@@ -8,6 +8,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from tests.unit.measured import (
     MASKS,
     ROOM,
+    balanced_masks,
     measured,
     planted,
     random_masks,
@@ -35,6 +36,7 @@ from transfer_influence.influence.measurements import Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.influence.reliability import (
     DRAWS,
+    balanced_reliability,
     linear_datamodeling_scores,
     reliability_curve,
     write_reliability,
@@ -115,6 +117,19 @@ def test_intervals_of_few_pairs_cover_planted_effects(estimator, intervals, size
     # benchmarks/estimators.py measured 94.1 to 95.9 %. The standard error of that of 300 studies,
     # whose intervals are not independent, is 0.35 points, so the ends are three of them away.
     assert 0.93 <= coverage(estimator, intervals, 32, 300, "complement_pairs", size) <= 0.97
+
+
+@WEAK_AND_STRONG
+@pytest.mark.parametrize(
+    ("estimator", "models"),
+    [("difference_in_means", 38), ("difference_in_means", 76), ("ridge", 76)],
+)
+def test_intervals_of_balanced_subsets_cover_planted_effects(estimator, models, size):
+    assert 0.93 <= coverage(estimator, "closed_form", models, 200, "balanced", size) <= 0.97
+
+
+def test_a_bootstrap_of_blocks_covers_planted_effects_when_they_are_many():
+    assert 0.92 <= coverage("difference_in_means", "bootstrap", 380, 60, "balanced", 1.0) <= 0.97
 
 
 def test_a_bootstrap_of_ridge_covers_planted_effects_when_models_are_many():
@@ -244,6 +259,73 @@ def test_reliability_predicts_that_of_a_second_study():
         measured_.append(spearmanr(*pair).statistic)
     assert 0.6 < np.mean(measured_) < 0.95
     assert np.mean(predicted) == pytest.approx(np.mean(measured_), abs=0.05)
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("models", [38, 76])
+def test_the_reliability_of_balanced_subsets_is_that_of_a_second_study(models, size):
+    """Its mean is the correlation with a second study, and its interval covers that."""
+    found, second, covered = [], [], []
+    for seed in range(300):
+        rng = np.random.default_rng([seed, models])
+        effects = rng.normal(0, size, CLASSES)
+        estimates = []
+        for part in (0, 1):
+            masks = balanced_masks(models, CLASSES, 2 * seed + part)
+            data = measured(masks, (masks @ effects + rng.normal(size=models))[:, None])
+            fit = joined(DifferenceInMeans(data, ROOM).fit(Outcomes.of(data.whole)))
+            estimates.append(fit.influence[:, 0])
+            row, _ = balanced_reliability(data, ROOM)
+            found.append(row.value)
+            error = 4 / models * CLASSES / (CLASSES - 1)
+            truth = (size * CLASSES / (CLASSES - 1)) ** 2
+            covered.append(row.low <= truth / (truth + error) <= row.high)
+        second.append(np.corrcoef(*estimates)[0, 1])
+    # A reliability below 0 is given as 0, which lifts the mean where it is low.
+    assert np.mean(found) == pytest.approx(np.mean(second), abs=0.03 if size > 0.2 else 0.1)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_models_needed_of_balanced_subsets_has_an_interval():
+    data, _ = study(0, 76, 0.5, "balanced")
+    reliability, needed = balanced_reliability(data, ROOM)
+    assert needed.statistic == "models_needed"
+    assert needed.value == pytest.approx(models_needed(reliability.value, 76))
+    assert needed.low == pytest.approx(models_needed(reliability.high, 76))
+    assert needed.high == pytest.approx(models_needed(reliability.low, 76))
+    assert needed.low < needed.value < needed.high
+
+
+def test_halves_and_held_out_models_of_balanced_subsets_are_whole_blocks():
+    for models, parts in [(38, 1), (76, 2), (190, 5)]:
+        data, _ = study(0, models, 1.0, "balanced")
+        fitted, held_out = split(data.groups, 0.2, 0)
+        assert len(held_out) == 38
+        assert len(np.unique(data.groups[held_out])) == 1
+        if parts == 1:
+            assert len(fitted) == 0
+            continue
+        assert data.take(fitted).design == "balanced"
+        first, second = disjoint(data, parts // 2, 3, np.random.default_rng(0))
+        for one, other in zip(first, second, strict=True):
+            assert not (one & other).any()
+            for half in (one, other):
+                assert set(np.bincount(data.groups, half)) == {0, 38}
+        left = without_each_part(data.take(held_out), 20, np.random.default_rng(0))
+        np.testing.assert_array_equal(left[:, :19], left[:, 19:])
+
+
+@pytest.mark.parametrize(("models", "halves"), [(38, 0), (76, 1), (152, 2)])
+def test_the_table_of_balanced_subsets(tmp_path, models, halves):
+    data, _ = study(0, models, 1.0, "balanced")
+    write_reliability(data, stage(), 4, tmp_path / "table.parquet", "{}")
+    rows = pq.read_table(tmp_path / "table.parquet").to_pandas()
+    rows = rows[rows["example"].isna()].set_index("statistic")
+    assert (rows.index == "split_half").sum() == halves
+    assert rows.loc["reliability", "low"] < rows.loc["reliability", "value"] < 1
+    assert np.isnan(rows.loc["linear_datamodeling_score", "value"]) == (models == 38)
+    if halves == 1:  # there is one way to halve two blocks
+        assert np.isnan(rows.loc["split_half", "low"])
 
 
 def test_the_curve_has_halves_quarters_and_what_they_predict():

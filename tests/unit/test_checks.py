@@ -15,7 +15,7 @@ from transfer_influence.config.study import check_study
 from transfer_influence.datasets.conversion import convert
 from transfer_influence.errors import UserError
 from transfer_influence.results import data_folder
-from transfer_influence.subsets import LEAST_GROUPS
+from transfer_influence.subsets import LEAST_BLOCKS, LEAST_GROUPS, block_models
 
 CLASSES = 6
 SOURCE = {"dataset": "pictures", "recipe": recipe_values()}
@@ -166,6 +166,22 @@ def test_lasso_has_models_to_hold_out():
     assert list(checks.design(study_files(models=2 * LEAST_GROUPS, **values))) == []
     (sentence,) = checks.design(study_files(models=2 * LEAST_GROUPS - 2, **values))
     assert sentence.startswith("influence.estimators: lasso cannot hold out some of 6 models")
+
+
+def test_a_bootstrap_of_balanced_subsets_has_whole_blocks():
+    values = {
+        "source": source(subset={"sampling": "balanced"}),
+        "influence": {"intervals": "bootstrap"},
+    }
+    whole = LEAST_BLOCKS * block_models(CLASSES)
+    assert list(checks.design(study_files(models=8, **values))) == []  # the units are not known yet
+    assert list(checks.design(study_files(True, models=whole, **values))) == []
+    for models in (whole - block_models(CLASSES), whole + 2):
+        (sentence,) = checks.design(study_files(True, models=models, **values))
+        assert sentence.startswith(
+            "influence.intervals: bootstrap draws blocks of balanced subsets"
+        )
+        assert sentence.endswith(f"{whole} at least.")
 
 
 def test_every_unit_is_in_enough_subsets_and_missing_from_enough():

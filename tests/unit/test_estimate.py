@@ -11,7 +11,7 @@ from tests.unit.test_census import study_in, write, write_benchmark, write_parti
 from transfer_influence.config.recipe import Recipe
 from transfer_influence.config.stages import source_stage, transfer_stage
 from transfer_influence.config.storage import Storage
-from transfer_influence.config.study import Study
+from transfer_influence.config.study import Study, Subset
 from transfer_influence.datasets.sidecar import FORMAT, Sidecar
 from transfer_influence.errors import UserError
 from transfer_influence.operation.costs import (
@@ -325,6 +325,24 @@ def test_the_table_adds_up_gpu_and_cpu_hours_apart(study):
     seconds = [plan.seconds.sum() for plan in stage_plans(study) if plan.models]
     assert float(gpu[5]) == pytest.approx(sum(seconds) / 3600, abs=0.001)
     assert cpu[4] == "1.000"
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (22, "5.0 ± 0.7 classes each; a block is 22 models, and models: 22 are 1 whole block\n"),
+        (44, "models: 44 are 2 whole blocks\n"),
+        (20, "models: 20 are not whole blocks, so difference_in_means has wide standard errors;"),
+        (20, ";\nset it to 22\n"),
+        (30, ";\nset it to 44 or 22\n"),
+    ],
+)
+def test_a_plan_names_the_models_of_whole_blocks(study, models, said):
+    write_calibrations(study)
+    source = study.source.model_copy(update={"subset": Subset(sampling="balanced")})
+    changed = study.model_copy(update={"source": source, "models": models})
+    assert said in plan_table(changed, stage_plans(changed), [2])
+    assert "balanced" not in plan_table(study, stage_plans(study), [2])
 
 
 def test_without_a_gpu_all_hours_are_of_cpus(study):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr, ttest_ind, ttest_rel
 from tests.unit.measured import (
     ROOM,
+    balanced_masks,
     complement_pairs,
     measured,
     names,
@@ -25,7 +26,7 @@ from transfer_influence.influence.ranking import write_ranking
 from transfer_influence.influence.ridge import Ridge
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
 from transfer_influence.provenance import read_provenance
-from transfer_influence.subsets import pack
+from transfer_influence.subsets import block_models, pack
 
 LABELS = np.array([0, 1, 1, 3, 0])  # of the target's images; class 2 has none
 
@@ -359,6 +360,53 @@ def test_pairs_are_compared_by_a_paired_t_test():
             found.influence[unit] / found.standard_error[unit], test.statistic
         )
         np.testing.assert_allclose(found.freedom[unit], test.df)
+
+
+@pytest.mark.parametrize("classes", [8, 11])
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("room", [ROOM, 60_000])
+def test_differences_of_balanced_subsets_are_the_least_squares_fit(classes, blocks, room):
+    masks = balanced_masks(blocks * block_models(classes), classes)
+    rng = np.random.default_rng(3)
+    outcomes = masks @ rng.normal(size=(classes, 3)) + rng.normal(size=(len(masks), 3)) + 5
+    data = measured(masks, outcomes)
+    assert data.design == "balanced"
+    fits = list(DifferenceInMeans(data, room).fit(Outcomes.of(outcomes)))
+    assert (len(fits) > 1) == (room < ROOM and classes > 8)
+    found = joined(iter(fits))
+    design = np.column_stack([masks, np.ones(len(masks))])
+    for column in range(3):
+        effects, _, rank, _ = np.linalg.lstsq(design, outcomes[:, column])
+        residuals = outcomes[:, column] - design @ effects
+        kept, rest = outcomes[:, column] * masks.T, outcomes[:, column] * ~masks.T
+        means = kept.sum(axis=1) / masks.sum(axis=0), rest.sum(axis=1) / (~masks).sum(axis=0)
+        np.testing.assert_allclose(found.influence[:, column], means[0] - means[1])
+        if classes == 8:  # as many columns as classes: each comes in for the others
+            expected = (effects[:-1] - effects[:-1].mean()) * 8 / 7
+            np.testing.assert_allclose(found.influence[:, column], expected)
+        noise = np.sqrt((residuals**2).sum() / (len(masks) - rank))
+        np.testing.assert_allclose(
+            found.standard_error[:, column], noise * 2 / np.sqrt(len(masks)), rtol=1e-6
+        )
+        assert (found.freedom[:, column] == len(masks) - rank).all()
+
+
+def test_balanced_subsets_are_recognised_by_whole_blocks(tmp_path):
+    masks = balanced_masks(60, 8)
+    outcomes = np.random.default_rng(2).normal(size=(60, 5))
+
+    def design(masks, models):
+        path = write_summary(tmp_path / "masks.parquet", masks, outcomes[models], models=models)
+        return read(path, classes=8).design
+
+    assert design(masks[14:42], np.arange(14, 42)) == "balanced"
+    assert design(masks[14:41], np.arange(14, 41)) == "uniform"
+    exchanged = masks[:28].copy()
+    exchanged[[0, 14]], exchanged[[7, 21]] = exchanged[[14, 0]], exchanged[[21, 7]]
+    assert design(exchanged, np.arange(28)) == "balanced"  # whatever their order in a half
+    spoiled = masks[:28].copy()
+    spoiled[[0, 7], 0] ^= True  # complements as before, but no longer balanced
+    assert design(spoiled, np.arange(28)) == "uniform"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.stats import chisquare
 from tests.conftest import recipe_values
 
@@ -13,6 +14,8 @@ from transfer_influence.config.study import Subset
 from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import (
+    balanced_spread,
+    block_models,
     draw_mask,
     imported_models,
     listed_mask,
@@ -153,6 +156,62 @@ def test_models_of_a_pair_see_opposite_halves(units):
         # The even model is the one that is drawn, as without pairs.
         assert (first == draw_mask(3, model, units, HALF)).all()
     assert len({draw_mask(3, model, units, PAIRS).tobytes() for model in range(40)}) == 40
+
+
+BALANCED = Subset(sampling="balanced")
+
+
+@pytest.mark.parametrize(("units", "models"), [(3, 6), (20, 38), (23, 46), (40, 78)])
+def test_units_of_a_block_are_together_equally_often(units, models):
+    assert block_models(units) == models
+    for block in range(3):
+        numbers = range(block * models, (block + 1) * models)
+        masks = np.array([draw_mask(3, number, units, BALANCED) for number in numbers])
+        together = masks.T.astype(int) @ masks
+        # Each unit is in half of the subsets; any two in just under a quarter.
+        expected = np.full((units, units), models // 4 if models % 4 == 0 else (models - 2) // 4)
+        np.fill_diagonal(expected, models // 2)
+        np.testing.assert_array_equal(together, expected)
+        assert (masks[: models // 2] != masks[models // 2 :]).all()
+        assert masks.any(axis=1).all()
+        assert not masks.all(axis=1).any()
+
+
+def test_balanced_subsets_are_halves_where_there_is_a_matrix_of_that_order():
+    assert {draw_mask(0, model, 20, BALANCED).sum() for model in range(200)} == {10}
+    sizes = [draw_mask(0, model, 997, BALANCED).sum() for model in range(200)]
+    assert np.std(sizes) == pytest.approx(balanced_spread(997), abs=0.1)
+    assert balanced_spread(20) == 0
+    assert np.mean(sizes) == pytest.approx(498.5, abs=0.3)
+
+
+def test_blocks_differ_and_half_a_block_is_no_half_of_each_unit_by_design():
+    first, second = (
+        [draw_mask(3, 38 * block + i, 20, BALANCED) for i in range(38)] for block in (0, 1)
+    )
+    assert not {mask.tobytes() for mask in first} & {mask.tobytes() for mask in second}
+    # With fixed signs, one unit would be in none of the first half.
+    assert np.sum(first[:19], axis=0).min() >= 3
+
+
+def test_balanced_subsets_never_change_as_they_are_part_of_every_result():
+    assert np.flatnonzero(draw_mask(0, 40, 20, BALANCED)).tolist() == [
+        0,
+        2,
+        4,
+        7,
+        11,
+        12,
+        13,
+        15,
+        16,
+        19,
+    ]
+
+
+def test_balanced_subsets_of_another_share_are_refused():
+    with pytest.raises(ValidationError, match=r"balanced are halves; set `fraction` to 0\.5"):
+        Subset(sampling="balanced", fraction=0.25)
 
 
 def test_a_subset_may_have_its_own_seed():

@@ -53,6 +53,7 @@ def _is_second(order: int) -> bool:
     return order % 4 == 0 and (order // 2 - 1) % 4 == 1 and _is_prime(order // 2 - 1)
 
 
+@functools.cache
 def _is_prime(number: int) -> bool:
     divisors = range(2, int(number**0.5) + 1)
     return number > 1 and all(number % divisor for divisor in divisors)

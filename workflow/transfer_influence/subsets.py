@@ -6,6 +6,7 @@ unit, lowest bit first.
 
 import difflib
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,15 @@ def block_models(units: int) -> int:
     complements.
     """
     return 2 * (smallest_order(units) - 1)
+
+
+def balanced_spread(units: int) -> float:
+    """Return the standard deviation of the size of balanced subsets: 0 if no column is spare.
+
+    A size is how many of `units` columns out of all are in one half of them (hypergeometric).
+    """
+    order = smallest_order(units)
+    return math.sqrt(units / 4 * (order - units) / (order - 1))
 
 
 def _balanced_mask(seed: int, model: int, units: int) -> np.ndarray:

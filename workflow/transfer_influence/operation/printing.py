@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transfer_influence.config.study import Study
+from transfer_influence.config.study import PLURAL, Study
 from transfer_influence.operation.census import StageProgress
-from transfer_influence.operation.costs import Cost
+from transfer_influence.operation.costs import Cost, sidecar_of
 from transfer_influence.operation.estimate import Disk, StagePlan, by_rule, disk, wall_time
 from transfer_influence.operation.pace import pace, seconds_left, seconds_left_in_all
 from transfer_influence.results import RULES
+from transfer_influence.subsets import balanced_spread, block_models
 
 DAY = 86400.0
 NOTHING = "–"
@@ -68,11 +69,31 @@ def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int])
     files += [(each.files, size(each.whole), size(each.left)) for each in [*sizes, total]]
     return "\n\n".join(
         [
+            *_blocks(study),
             columns(jobs, right=set(range(1, 8))),
             columns(times, right={0, 1, 2}),
             columns(files, right={1, 2}),
         ]
     )
+
+
+def _blocks(study: Study) -> list[str]:
+    """Say what a block of balanced subsets is, and how many the models of a study are."""
+    if study.source.subset.sampling != "balanced":
+        return []
+    unit = study.source.subset.unit
+    units = sidecar_of(study, study.source.dataset).units(unit)
+    block, spread = block_models(units), balanced_spread(units)
+    whole, rest = divmod(study.models, block)
+    sizes = f"{units / 2:,.1f} ± {spread:.1f}" if spread else f"{units // 2:,}"
+    said = f"balanced subsets: {sizes} {PLURAL[unit]} each; a block is {block:,} models, and "
+    if not rest:
+        return [f"{said}models: {study.models:,} are {whole} whole block{'s' if whole > 1 else ''}"]
+    return [
+        f"{said}models: {study.models:,} are not whole blocks, so difference_in_means has wide "
+        f"standard errors;\nset it to {(whole + 1) * block:,}"
+        + (f" or {whole * block:,}" if whole else "")
+    ]
 
 
 def title(stage: StageProgress) -> str:
