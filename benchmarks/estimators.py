@@ -30,6 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.config.study import Sampling, Subset
 from transfer_influence.influence.estimation import certainty, make_estimator
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.intervals import FALSE_DISCOVERIES, Certainty
@@ -38,11 +39,18 @@ from transfer_influence.influence.measurements import (
     Masks,
     Measurements,
     Outcomes,
+    recognized,
 )
 from transfer_influence.influence.ridge import Ridge
+from transfer_influence.subsets import draw_mask
 
 CLASSES = 20
-SIZES = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768]
+# Numbers of models of each sampling; balanced subsets come in blocks of 38.
+SIZES: dict[Sampling, list[int]] = {
+    "uniform": [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768],
+    "complement_pairs": [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768],
+    "balanced": [38, 76, 114, 152, 190, 266, 380, 532, 760],
+}
 ESTIMATORS = {
     "difference_in_means": lambda data: DifferenceInMeans(data, 1e9),
     "ridge": lambda data: Ridge(data, 1e9),
@@ -55,56 +63,71 @@ WORLDS = {
     "much noise": (10.0, 0.0),
     "interactions": (1.0, 0.5),
 }
-# Rows of the table of coverage: models, size of the effects, whether models are complement pairs.
-COVERED = [
-    (14, "strong", False),
-    (32, "strong", False),
-    (32, "weak", False),
-    (64, "strong", False),
-    (64, "weak", False),
-    (200, "strong", False),
-    (200, "weak", False),
-    (32, "strong", True),
-    (32, "weak", True),
-    (64, "strong", True),
-    (64, "weak", True),
-    (200, "strong", True),
+# Rows of the table of coverage: models, size of the effects, sampling.
+COVERED: list[tuple[int, str, Sampling]] = [
+    (14, "strong", "uniform"),
+    (32, "strong", "uniform"),
+    (32, "weak", "uniform"),
+    (64, "strong", "uniform"),
+    (64, "weak", "uniform"),
+    (200, "strong", "uniform"),
+    (200, "weak", "uniform"),
+    (32, "strong", "complement_pairs"),
+    (32, "weak", "complement_pairs"),
+    (64, "strong", "complement_pairs"),
+    (64, "weak", "complement_pairs"),
+    (200, "strong", "complement_pairs"),
+    (200, "weak", "complement_pairs"),
+    (38, "strong", "balanced"),
+    (38, "weak", "balanced"),
+    (76, "strong", "balanced"),
+    (76, "weak", "balanced"),
+    (380, "strong", "balanced"),
+    (380, "weak", "balanced"),
 ]
-# Rows of the table of discoveries: models, classes in a subset, how outcomes are distributed.
-EMPTY = [
-    (64, 10, "normal"),
-    (200, 10, "normal"),
-    (64, 10, "exponential"),
-    (64, 2, "normal"),
-    (64, 2, "exponential"),
-    (200, 2, "exponential"),
+# Rows of the table of discoveries: models, sampling, classes in a subset, distribution of outcomes.
+EMPTY: list[tuple[int, Sampling, int, str]] = [
+    (64, "uniform", 10, "normal"),
+    (200, "uniform", 10, "normal"),
+    (64, "uniform", 10, "exponential"),
+    (64, "uniform", 2, "normal"),
+    (64, "uniform", 2, "exponential"),
+    (200, "uniform", 2, "exponential"),
+    (38, "balanced", 10, "normal"),
+    (76, "balanced", 10, "normal"),
+    (76, "balanced", 10, "exponential"),
 ]
 SIZE_OF_EFFECTS = {"strong": 1.0, "weak": 0.2}
 
 
 def draw_masks(
-    models: int, pairs: bool, rng: np.random.Generator, size: int = CLASSES // 2
+    models: int, sampling: Sampling, rng: np.random.Generator, size: int = CLASSES // 2
 ) -> np.ndarray:
-    """Return bool (models, CLASSES): `size` classes each, uniformly or in complement pairs."""
+    """Return bool (models, CLASSES): `size` classes each."""
+    if sampling == "balanced":
+        seed, subset = int(rng.integers(2**32)), Subset(sampling=sampling)
+        return np.array([draw_mask(seed, model, CLASSES, subset) for model in range(models)])
     masks = rng.random((models, CLASSES)).argsort(axis=1) < size
-    if pairs:
+    if sampling == "complement_pairs":
         masks[1::2] = ~masks[::2]
     return masks
 
 
-def measured(masks: np.ndarray, outcome: np.ndarray, pairs: bool) -> Measurements:
+def measured(masks: np.ndarray, outcome: np.ndarray) -> Measurements:
     """Return the measurements of one outcome (models,)."""
     models = np.arange(len(masks))
-    return Measurements(
-        models=models,
-        groups=models // (2 if pairs else 1),
-        masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
-        targets=outcome[:, None],
-        examples=Outcomes.of(outcome[:, None]),
+    return recognized(
+        Measurements(
+            models=models,
+            groups=models,
+            masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
+            targets=outcome[:, None],
+            examples=Outcomes.of(outcome[:, None]),
+        )
     )
 
 
-def reliability(estimator: str, models: int, pairs: bool, world: str, studies: int) -> float:
+def reliability(estimator: str, models: int, sampling: Sampling, world: str, studies: int) -> float:
     """Return the mean squared correlation of estimated and true influences."""
     noise, interaction = WORLDS[world]
     found = []
@@ -112,10 +135,10 @@ def reliability(estimator: str, models: int, pairs: bool, world: str, studies: i
         rng = np.random.default_rng([study, models])
         effects = rng.normal(size=CLASSES)
         both = np.triu(rng.normal(0, interaction, (CLASSES, CLASSES)), 1)
-        masks = draw_masks(models, pairs, rng)
+        masks = draw_masks(models, sampling, rng)
         outcome = masks @ effects + rng.normal(0, noise, models)
         outcome += np.einsum("ij,jk,ik->i", masks, both, masks)
-        data = measured(masks, outcome, pairs)
+        data = measured(masks, outcome)
         influence = joined(ESTIMATORS[estimator](data).fit(Outcomes.of(data.whole))).influence
         # A class brings half of each pair that it is in, in models that have half of the classes.
         truth = effects + (both + both.T).sum(axis=1) * (CLASSES / 2 - 1) / (CLASSES - 1)
@@ -127,29 +150,31 @@ def reliability(estimator: str, models: int, pairs: bool, world: str, studies: i
     return float(np.mean(found)) ** 2
 
 
-def models_for(goal: float, curve: list[float]) -> float:
-    """Return where a curve over SIZES first reaches a goal; NaN where it never does."""
+def models_for(goal: float, sizes: list[int], curve: list[float]) -> float:
+    """Return where a curve over numbers of models first reaches a goal; NaN where it never does."""
+    if curve[0] >= goal:
+        return float(sizes[0])
     for place in range(1, len(curve)):
         if curve[place] >= goal:
             low, high = curve[place - 1 : place + 1]
             share = (goal - low) / (high - low) if low < goal else 0.0
-            return float(np.exp(np.interp(share, [0, 1], np.log(SIZES[place - 1 : place + 1]))))
+            return float(np.exp(np.interp(share, [0, 1], np.log(sizes[place - 1 : place + 1]))))
     return np.nan
 
 
 def coverage(
-    estimator: str, intervals: str, models: int, size: str, pairs: bool, studies: int
+    estimator: str, intervals: str, models: int, size: str, sampling: Sampling, studies: int
 ) -> tuple[float, float]:
     """Return the share of intervals that hold the true influence, and its standard error."""
     shares = []
     for study in range(studies):
         rng = np.random.default_rng([1, study, models])
         effects = rng.normal(0, SIZE_OF_EFFECTS[size], CLASSES)
-        masks = draw_masks(models, pairs, rng)
+        masks = draw_masks(models, sampling, rng)
         counts = masks.sum(axis=0)
         if min(counts.min(), models - counts.max()) < 2:
             continue  # of a study with such a class, no influences are estimated
-        data = measured(masks, masks @ effects + rng.normal(size=models), pairs)
+        data = measured(masks, masks @ effects + rng.normal(size=models))
         known = certainty_of(estimator, intervals, data, study)
         truth = effects - effects.mean()
         if estimator == "difference_in_means":  # a class comes in for one of the others
@@ -159,17 +184,17 @@ def coverage(
 
 
 def false_discoveries(
-    estimator: str, models: int, size: int, shape: str, studies: int
+    estimator: str, models: int, sampling: Sampling, size: int, shape: str, studies: int
 ) -> tuple[float, float]:
     """Return the share of studies without effects that find one, and its standard error."""
     found = []
     for study in range(studies):
         rng = np.random.default_rng([2, study, models])
-        masks = draw_masks(models, False, rng, size)
+        masks = draw_masks(models, sampling, rng, size)
         if masks.sum(axis=0).min() < 2:
             continue  # of a study with such a class, no influences are estimated
         outcome = rng.normal(size=models) if shape == "normal" else rng.exponential(size=models)
-        known = certainty_of(estimator, "closed_form", measured(masks, outcome, False), study)
+        known = certainty_of(estimator, "closed_form", measured(masks, outcome), study)
         found.append((known.q_value <= FALSE_DISCOVERIES).any())
     share = float(np.mean(found))
     return share, float(np.sqrt(share * (1 - share) / len(found)))
@@ -204,23 +229,26 @@ def main() -> None:
 
 def print_coverage(studies: int) -> None:
     """Print a row for each kind of study."""
-    for models, size, pairs in COVERED:
-        row = f"| {models}, {size}{', complement pairs' if pairs else ''} |"
+    for models, size, sampling in COVERED:
+        row = f"| {models}, {size}, {sampling} |"
         for estimator in ("difference_in_means", "ridge"):
             for intervals in ("closed_form", "bootstrap"):
+                if intervals == "bootstrap" and sampling == "balanced" and models < 380:
+                    row += " refused |"
+                    continue
                 slow = (estimator, intervals) == ("ridge", "bootstrap")
                 count = studies // (4 if slow else 1)
-                share, error = coverage(estimator, intervals, models, size, pairs, count)
+                share, error = coverage(estimator, intervals, models, size, sampling, count)
                 row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
         print(row, flush=True)
 
 
 def print_discoveries(studies: int) -> None:
     """Print a row for each kind of study without effects."""
-    for models, size, shape in EMPTY:
-        row = f"| {models}, subsets of {size}, {shape} |"
+    for models, sampling, size, shape in EMPTY:
+        row = f"| {models}, {sampling} subsets of {size}, {shape} |"
         for estimator in ("difference_in_means", "ridge"):
-            share, error = false_discoveries(estimator, models, size, shape, studies)
+            share, error = false_discoveries(estimator, models, sampling, size, shape, studies)
             row += f" {100 * share:.1f} ± {100 * error:.1f} % |"
         print(row, flush=True)
 
@@ -228,13 +256,14 @@ def print_discoveries(studies: int) -> None:
 def print_models(studies: int) -> None:
     """Print a table for each world."""
     for world in WORLDS:
-        print(f"\n{world}: reliability at {SIZES} models; models for 0.9")
-        for estimator in ESTIMATORS:
-            for pairs in (False, True):
+        print(f"\n{world}: reliability at so many models; models for 0.9")
+        for sampling, sizes in SIZES.items():
+            print(f"{sampling:38} {' '.join(f'{size:4}' for size in sizes)}")
+            for estimator in ESTIMATORS:
                 count = studies // (2 if estimator == "lasso" else 1)
-                curve = [reliability(estimator, size, pairs, world, count) for size in SIZES]
-                needed = models_for(0.9, curve)
-                name = f"{estimator}, {'complement pairs' if pairs else 'uniform'}"
+                curve = [reliability(estimator, size, sampling, world, count) for size in sizes]
+                needed = models_for(0.9, sizes, curve)
+                name = f"  {estimator}"
                 shown = " ".join(f"{value:.2f}" for value in curve)
                 print(f"{name:38} {shown}  {needed:5.0f}", flush=True)
 
