@@ -130,6 +130,19 @@ def test_training_a_head_costs_less_than_training_all(planted, tmp_path):
     assert head.step < whole.step
 
 
+@pytest.mark.parametrize("head", [{}, {"solver": "lbfgs"}])
+def test_training_on_kept_features_costs_less_than_on_images(planted, tmp_path, head):
+    steps = {
+        batchnorm: calibrated(
+            transfer_settings("fixed", batchnorm=batchnorm, epochs=200, **more),
+            planted,
+            tmp_path / batchnorm,
+        ).step
+        for batchnorm, more in [("train", {}), ("frozen", {"head": head})]
+    }
+    assert steps["frozen"] < steps["train"] / 2
+
+
 def test_fewer_images_than_a_batch_still_calibrate(planted, tmp_path):
     assert calibrated(transfer_settings("fixed", batch_size=1000), planted, tmp_path).step > 0
 

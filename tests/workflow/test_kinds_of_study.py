@@ -37,13 +37,17 @@ def masks_of(path, units: int) -> np.ndarray:
 
 
 def test_a_study_of_examples(project):
-    """Single images are drawn, judged, ranked and removed; and some that are picked by hand."""
+    """Single images are drawn, judged, ranked and removed; and some that are picked by hand.
+
+    Heads are solved for.
+    """
     (project.folder / "picked.txt").write_text("17\n5\n300\n")
+    solved = {**RECIPE, "batchnorm": "frozen", "head": {"solver": "lbfgs", "l2": [0.01, 0.1]}}
     source = {**STUDY["source"], "subset": {"unit": "example", "sampling": "complement_pairs"}}
     project.write_study(
         source=source,
         models=6,
-        targets={"held_out": {"modes": ["fixed"], "recipe": RECIPE}},
+        targets={"held_out": {"modes": ["fixed"], "recipe": solved}},
         counterfactuals={
             "orders": ["bottom"],
             "counts": [150],

@@ -274,6 +274,36 @@ class Recipe(Settings):
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
 
+class Head(Settings):
+    """How a new head on frozen features is trained: in mode `fixed`."""
+
+    solver: Literal["sgd", "lbfgs"] = Field(
+        "sgd",
+        description="`sgd`: as the recipe trains everything else; `lbfgs`: to the minimum of a "
+        "regularised multinomial regression, without learning rate, epochs or seed. The latter "
+        "needs `batchnorm: frozen` and images without augmentation, and leaves mode `full` alone.",
+        examples=["lbfgs"],
+    )
+    l2: PositiveFloat | list[PositiveFloat] = Field(
+        0.01,
+        description="Penalty of `lbfgs`: half of it times the sum of squared weights is added to "
+        "the mean loss. Of a list, the one that does best on a fifth of the training images is "
+        "used for all of them.",
+        examples=[[0.0001, 0.001, 0.01, 0.1]],
+    )
+
+    @model_validator(mode="after")
+    def _some_penalty(self) -> "Head":
+        if self.l2 == []:
+            raise ValueError("l2 is an empty list; give it a penalty, such as 0.01")
+        return self
+
+    @property
+    def penalties(self) -> list[float]:
+        """The penalties to choose from."""
+        return self.l2 if isinstance(self.l2, list) else [self.l2]
+
+
 class TargetRecipe(Recipe):
     """A recipe for transfer, with the choices that only a transfer has."""
 
@@ -290,6 +320,24 @@ class TargetRecipe(Recipe):
         "from `class_accuracy` or `is_correct`.",
         examples=["per_class"],
     )
+    head: Head = Field(
+        Head(),
+        description="How the head is trained in mode `fixed`.",
+        examples=[{"solver": "lbfgs", "l2": 0.01}],
+    )
+
+    @model_validator(mode="after")
+    def _features_for_a_solver(self) -> "TargetRecipe":
+        if self.head.solver == "sgd":
+            return self
+        if self.batchnorm != "frozen":
+            raise ValueError("head.solver: lbfgs needs features that stay; set batchnorm: frozen")
+        if self.augmentation.crop != "center" or self.augmentation.flip:
+            raise ValueError(
+                "head.solver: lbfgs takes images as they are; set augmentation.crop to center and "
+                "augmentation.flip to false"
+            )
+        return self
 
 
 class Architecture(Settings):

@@ -7,7 +7,7 @@ the jobs that it concerns.
 from pathlib import Path
 from typing import Any
 
-from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
+from transfer_influence.config.recipe import Architecture, Head, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import (
     Estimator,
@@ -242,12 +242,15 @@ def import_stage(study: Study, models: int, bank: str) -> ImportStage:
 
 def transfer_stage(study: Study, target: str, mode: Mode) -> TransferStage:
     """Return the settings of the transfers to one target in one mode."""
+    recipe = study.targets[target].recipe
+    if mode == "full":
+        recipe = recipe.model_copy(update={"head": Head()})  # which is of `fixed` only
     return TransferStage(
         seed=study.seed,
         target=target,
         mode=mode,
         architecture=study.source.architecture,
-        recipe=study.targets[target].recipe,
+        recipe=recipe,
     )
 
 

@@ -70,9 +70,9 @@ def views(examples: np.ndarray, sizes: np.ndarray, recipe: Recipe, key: int | No
         key: augmentation key of the epoch; None for the test view, without augmentation.
     """
     augmentation = recipe.augmentation
-    shifts, flips = np.zeros((len(examples), 2), np.int64), np.zeros(len(examples), bool)
+    shifts = np.zeros((len(examples), 2), np.int64)
     if key is None:
-        return Views(centre_boxes(sizes, recipe.test_crop), shifts, flips)
+        return Views(centre_boxes(sizes, recipe.test_crop), shifts, flips(examples, recipe, key))
     if augmentation.crop == "random_resized":
         boxes = random_boxes(key, examples, sizes)
     else:
@@ -82,9 +82,14 @@ def views(examples: np.ndarray, sizes: np.ndarray, recipe: Recipe, key: int | No
         for axis, draw in enumerate((_SHIFT_DOWN, _SHIFT_RIGHT)):
             drawn = np.floor(uniform(key, examples, draw) * choices).astype(np.int64)
             shifts[:, axis] = drawn - augmentation.padding
-    if augmentation.flip:
-        flips = uniform(key, examples, _FLIP) < 0.5
-    return Views(boxes, shifts, flips)
+    return Views(boxes, shifts, flips(examples, recipe, key))
+
+
+def flips(examples: np.ndarray, recipe: Recipe, key: int | None) -> np.ndarray:
+    """Decide which images one epoch mirrors, bool (n,); see `views`."""
+    if key is None or not recipe.augmentation.flip:
+        return np.zeros(len(examples), bool)
+    return uniform(key, examples, _FLIP) < 0.5
 
 
 def centre_boxes(sizes: np.ndarray, share: float) -> np.ndarray:

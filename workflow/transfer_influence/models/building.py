@@ -63,11 +63,11 @@ def _without_numbers(architecture: Architecture) -> nn.Module:
         return build_model(architecture, classes=2, seed=0).to("meta")
 
 
-def class_count(model: nn.Module) -> int:
-    """Return how many classes a network tells apart."""
+def head_of(model: nn.Module) -> nn.Linear:
+    """Return the head, see `head_name`."""
     head = model.get_submodule(head_name(model))
     assert isinstance(head, nn.Linear)
-    return head.out_features
+    return head
 
 
 def head_name(model: nn.Module) -> str:

@@ -13,13 +13,13 @@ from pydantic import RootModel
 from safetensors.torch import save_file
 from torch import nn
 
-from transfer_influence.config.recipe import StepSchedule
+from transfer_influence.config.recipe import StepSchedule, TargetRecipe
 from transfer_influence.config.stages import SourceStage, TransferStage
 from transfer_influence.datasets.sidecar import unit_names
 from transfer_influence.files import atomic
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import freeze_for, load_backbone
-from transfer_influence.operation.costs import Calibration
+from transfer_influence.operation.costs import Calibration, steps_of_model
 from transfer_influence.outcomes.evaluation import Evaluation
 from transfer_influence.outcomes.rows import source_row, transfer_row
 from transfer_influence.outcomes.tables import write_table
@@ -151,6 +151,8 @@ class _Bench:
 
     def step(self, model: nn.Module) -> float:
         """Return the seconds of a step, the mean over the epochs of the recipe."""
+        if self._trainer.keeps_features(model):
+            return self._training(model) / steps_of_model(self._stage.recipe, len(self._examples))
         epochs = self._stage.recipe.training_resolutions
         seconds = {}
         for resolution in sorted(set(epochs)):
@@ -159,6 +161,17 @@ class _Bench:
             if steps > FEWEST:
                 seconds[resolution] = self.train(model, steps, resolution)
         return float(np.mean([seconds[resolution] for resolution in epochs]))
+
+    def _training(self, model: nn.Module) -> float:
+        """Return the seconds that a whole training on kept features takes, or the solution."""
+        recipe = self._stage.recipe
+        started = time.monotonic()
+        if isinstance(recipe, TargetRecipe) and recipe.head.solver == "lbfgs":
+            self._trainer.solve_head(model, self._examples, "calibration")
+        else:
+            trainer = self._trainer.with_recipe(recipe.model_copy(update={"learning_rate": 1e-9}))
+            trainer.fit(model, self._examples, SEEDS, "calibration")
+        return time.monotonic() - started
 
     def train(self, model: nn.Module, steps: int, resolution: int | None = None) -> float:
         """Train for some steps, in whole epochs if an epoch has fewer; return seconds a step.

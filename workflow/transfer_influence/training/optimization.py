@@ -9,7 +9,7 @@ from torch.optim.sgd import sgd
 
 from transfer_influence.config.recipe import Recipe
 from transfer_influence.errors import UserError
-from transfer_influence.models.building import class_count, parameter_groups
+from transfer_influence.models.building import head_of, parameter_groups
 from transfer_influence.training.schedule import learning_rates
 
 
@@ -54,10 +54,7 @@ class Optimization:
         self._optimizer = SGD(parameter_groups(model, recipe), recipe.momentum)
         scaled = device.type == "cuda" and recipe.precision == "float16"
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        weights = None
-        if recipe.class_weights == "balanced":
-            weights = balanced_weights(labels, class_count(model)).to(device)
-        self.loss = nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
+        self.loss = training_loss(recipe, labels, head_of(model).out_features).to(device)
 
     def step(self, loss: torch.Tensor) -> None:
         """Change the model's parameters so that the loss of a batch falls."""
@@ -108,6 +105,18 @@ class SGD:
                 fused=True,
             )
             self._buffers.update(zip(trained, buffers, strict=True))
+
+
+def training_loss(recipe: Recipe, labels: np.ndarray, classes: int) -> nn.Module:
+    """Return the loss of logits (n, classes) and labels (n,), the mean over images.
+
+    Args:
+        recipe: weights of the classes, and smoothing.
+        labels: int64 (n,), of all training images.
+        classes: the number of classes.
+    """
+    weights = balanced_weights(labels, classes) if recipe.class_weights == "balanced" else None
+    return nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> torch.Tensor:

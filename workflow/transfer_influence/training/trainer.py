@@ -18,11 +18,19 @@ from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
 from transfer_influence.datasets.staging import staged
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions, all_devices
-from transfer_influence.models.building import build_model, place
+from transfer_influence.models.building import build_model, head_of, place
 from transfer_influence.outcomes.evaluation import Evaluation, Scores, score
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.training.devices import best_device
-from transfer_influence.training.optimization import Optimization
+from transfer_influence.training.features import (
+    FeatureLoader,
+    FrozenModel,
+    Network,
+    keeps_features,
+    only_head_trains,
+)
+from transfer_influence.training.heads import solve_head
+from transfer_influence.training.optimization import Optimization, training_loss
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +135,11 @@ class Trainer:
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         best = _Best(model)
+        loader, network = self._inputs(model)
         for epoch in range(self.recipe.epochs):
             started = time.monotonic()
-            loss = self._epoch(model, optimization, examples, seeds, epoch)
+            prepare_for_training(model, self.recipe)  # each time, as an evaluation undoes it
+            loss = self._epoch(loader, network, optimization, examples, seeds, epoch)
             rate, seconds = optimization.rate, time.monotonic() - started
             told = f"{name}: epoch {epoch + 1}/{self.recipe.epochs}"
             log.info("%s, loss %.4f, learning rate %.4g, %.1f s", told, loss, rate, seconds)
@@ -150,24 +160,90 @@ class Trainer:
                 watch(epoch + 1, known)
         best.restore()
 
+    def solve_head(self, model: nn.Module, examples: np.ndarray, name: str) -> None:
+        """Fit the head of a model to its features, in place, as the recipe's `head` says.
+
+        Args:
+            model: on the trainer's device.
+            examples: int64 (n,), the training images to fit it to.
+            name: what to call the model in the log and in errors.
+
+        Raises:
+            UserError: there are fewer than two examples.
+            NotFiniteError: the loss is not finite.
+        """
+        assert isinstance(self.recipe, TargetRecipe)
+        log.info("%s: starts", name)
+        started = time.monotonic()
+        if len(examples) < 2:
+            raise UserError(f"{name}: {len(examples)} training images; give it at least 2.")
+        model.eval()
+        resolution = self.recipe.training_resolutions[-1]
+        batches = self.train_loader.batches(examples, self.evaluation_batch_size, None, resolution)
+        frozen = self._frozen(model)
+        parts = [(frozen.features(images), labels) for images, labels in batches]
+        features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        loss = training_loss(self.recipe, self.train_loader.labels[examples], self.classes)
+        penalties = self.recipe.head.penalties
+        solved = solve_head(head_of(model), features, labels, loss.to(self.device), penalties)
+        seconds = time.monotonic() - started
+        log.info("%s: loss %.4f, l2 %.4g, %.1f s", name, solved.loss, solved.penalty, seconds)
+        if not np.isfinite(solved.loss):
+            raise NotFiniteError(f"{name}: the loss is {solved.loss}; raise the recipe's head.l2.")
+
+    def keeps_features(self, model: nn.Module) -> bool:
+        """Tell whether a model is trained on features that are computed once."""
+        prepare_for_training(model, self.recipe)
+        if not only_head_trains(model):
+            return False
+        return keeps_features(self._frozen(model), self.train_loader, self.recipe)
+
+    def _inputs(self, model: nn.Module) -> tuple[Loader, Network]:
+        """Return what epochs read their batches from, and what makes logits of these.
+
+        Images and the whole model; or, where that is the same training, features that are kept and
+        the head.
+        """
+        frozen = self._frozen(model)
+        if self.keeps_features(model):
+            features = FeatureLoader(
+                self.train_loader, frozen, self.recipe, self.evaluation_batch_size
+            )
+            return features, frozen.head
+        return self.train_loader, frozen.network
+
+    def _frozen(self, model: nn.Module) -> FrozenModel:
+        """Return a model with what runs it, as a whole and from its features on."""
+        network = nn.Sequential(self.normalize, model)
+        return FrozenModel(model, self._network(network), self._network(head_of(model)))
+
+    def _network(self, module: nn.Module) -> Network:
+        """Return what runs a module in the precision of the recipe."""
+
+        def run(inputs: torch.Tensor) -> torch.Tensor:
+            with mixed_precision(self.recipe, self.device):
+                return module(inputs)
+
+        return run
+
     def _epoch(
         self,
-        model: nn.Module,
+        loader: Loader,
+        network: Network,
         optimization: Optimization,
         examples: np.ndarray,
         seeds: TrainingSeeds,
         epoch: int,
     ) -> float:
         """Train a model for one epoch; return its mean loss."""
-        prepare_for_training(model, self.recipe)  # each time, as an evaluation undoes it
         batch_size, steps = optimization.batch_size, optimization.steps
         order = epoch_order(examples, seeds.order, epoch)[: steps * batch_size]
         key = augmentation_key(seeds.augmentation, epoch)
         resolution = self.recipe.training_resolutions[epoch]
         total = torch.zeros((), device=self.device)
-        for images, labels in self.train_loader.batches(order, batch_size, key, resolution):
+        for inputs, labels in loader.batches(order, batch_size, key, resolution):
             with mixed_precision(self.recipe, self.device):
-                loss = optimization.loss(model(self.normalize(images)), labels)
+                loss = optimization.loss(network(inputs), labels)
             optimization.step(loss)
             total += loss.detach()
         return total.item() / steps
@@ -196,11 +272,11 @@ class Trainer:
         if examples is None:
             examples = np.arange(len(loader.labels))
         model.eval()
+        network = self._network(nn.Sequential(self.normalize, model))
         scores: list[Scores] = []
         resolution, batch_size = recipe.evaluation_resolution, self.evaluation_batch_size
         for images, labels in loader.batches(examples, batch_size, None, resolution):
-            with mixed_precision(recipe, self.device):
-                logits = model(self.normalize(images))
+            logits = network(images)
             scores.append(score(logits.float(), labels))
         per_class = isinstance(recipe, TargetRecipe) and recipe.accuracy == "per_class"
         return Evaluation.of(scores, loader.labels[examples], logits.shape[1], per_class)

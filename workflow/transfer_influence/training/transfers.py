@@ -84,7 +84,10 @@ def transfer(
             def evaluate() -> Evaluation:
                 return trainer.evaluate(model, tests, split)
 
-            trainer.fit(model, examples, seeds, name, test=evaluate, watch=watch)
+            if stage.mode == "fixed" and stage.recipe.head.solver == "lbfgs":
+                trainer.solve_head(model, examples, name)
+            else:
+                trainer.fit(model, examples, seeds, name, test=evaluate, watch=watch)
             evaluation = evaluate()
             check_loss(evaluation, name, seeds, stage.recipe)
             log.info("%s: ends, accuracy %.4f", name, evaluation.accuracy)
