@@ -100,7 +100,8 @@ def test_a_step_costs_the_mean_over_the_epochs_of_a_ramp(planted, tmp_path, monk
     monkeypatch.setattr(_Bench, "train", train)
     ramp = {"start": 8, "end": 16, "start_epoch": 1, "end_epoch": 3, "multiple": 4}
     stage = source_settings(resolution=ramp, epochs=6)  # 8, 8, 12, 16, 16, 16
-    assert bench_of(stage, planted, tmp_path).step(None) == pytest.approx(0.76 / 6)
+    bench = bench_of(stage, planted, tmp_path)
+    assert bench.step(bench.make()) == pytest.approx(0.76 / 6)
 
 
 def test_a_calibration_trains_at_the_resolution_it_is_asked_for(planted, tmp_path):

@@ -32,6 +32,7 @@ DOCUMENTED: list[type[BaseModel]] = [
     recipe.Augmentation,
     study.Target,
     recipe.TargetRecipe,
+    recipe.Head,
     study.Influence,
     study.Counterfactuals,
     dataset.DatasetSettings,

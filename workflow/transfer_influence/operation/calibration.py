@@ -71,7 +71,7 @@ def calibrate(
     ):
         bench = _Bench(stage, trainer, data, Path(room))
         model = bench.make()
-        bench.train(model, FEWEST)
+        steps = bench.warm_up(model)
         bench.evaluate(model, bench.batch_size)
         until_warm = process_seconds()
         step = bench.step(model)
@@ -82,7 +82,7 @@ def calibrate(
         device = device_name(trainer.device)
         calibration = Calibration(
             device=device,
-            startup=max(0.0, until_warm - FEWEST * step - bench.batch_size * image),
+            startup=max(0.0, until_warm - steps * step - bench.batch_size * image),
             model=float(np.median([each.seconds for each in kept])),
             step=step,
             evaluation=image * bench.test_images,
@@ -149,10 +149,21 @@ class _Bench:
             freeze_for(model, self._stage.mode)
         return model
 
-    def step(self, model: nn.Module) -> float:
-        """Return the seconds of a step, the mean over the epochs of the recipe."""
+    def warm_up(self, model: nn.Module) -> int:
+        """Train as in `step` until all is imported and compiled; return the number of steps."""
         if self._trainer.keeps_features(model):
-            return self._training(model) / steps_of_model(self._stage.recipe, len(self._examples))
+            self._training(model)
+            return self._steps
+        self.train(model, FEWEST)
+        return FEWEST
+
+    def step(self, model: nn.Module) -> float:
+        """Return the seconds of a step, the mean over the epochs of the recipe.
+
+        On kept features, which the first epochs compute, those of a whole training are shared out.
+        """
+        if self._trainer.keeps_features(model):
+            return self._training(model) / self._steps
         epochs = self._stage.recipe.training_resolutions
         seconds = {}
         for resolution in sorted(set(epochs)):
@@ -161,6 +172,11 @@ class _Bench:
             if steps > FEWEST:
                 seconds[resolution] = self.train(model, steps, resolution)
         return float(np.mean([seconds[resolution] for resolution in epochs]))
+
+    @property
+    def _steps(self) -> int:
+        """Steps of a whole training."""
+        return steps_of_model(self._stage.recipe, len(self._examples))
 
     def _training(self, model: nn.Module) -> float:
         """Return the seconds that a whole training on kept features takes, or the solution."""
