@@ -259,7 +259,11 @@ def write_reliability(folder: Path, name: str, halves: dict[int, float], needed:
         ("reliability", 2 * models, None, 2 * value / (1 + value), None, None)
         for models, value in halves.items()
     ]
-    rows.append(("models_needed", 2 * max(halves, default=4), None, needed, None, None))
+    if halves:
+        value = rows[len(halves)][3]
+        rows[len(halves)] = (*rows[len(halves)][:4], value / 2, (1 + value) / 2)
+    most = None if needed > 100 else 2 * needed
+    rows.append(("models_needed", 2 * max(halves, default=4), None, needed, needed / 2, most))
     rows.append(("linear_datamodeling_score", 12, None, 0.5, 0.4, 0.6))
     rows.append(("linear_datamodeling_score", 12, 3, 0.25, 0.1, 0.3))  # of one example
     columns = ("statistic", "models", "example", "value", "low", "high")
@@ -278,14 +282,16 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
     figure = reliability_curves(tables, names, "digits, fixed")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
-        "difference in means: some 290 models",
-        "ridge: some 40 models",
+        "difference in means: 290 models (140 or more)",
+        "ridge: 40 models (20 to 80)",
         "lasso: unknown",
     ]
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    known = lines["difference in means: some 290 models"]
+    known = lines["difference in means: 290 models (140 or more)"]
     assert known.get_xdata().tolist() == [32, 64]
     assert known.get_ydata() == pytest.approx([0.6 / 1.3, 1 / 1.5])
+    (ends,) = [bars.lines[2][0].get_segments() for bars in figure.axes[0].containers][:1]
+    np.testing.assert_allclose(ends[0], [[64, 1 / 3], [64, 2.5 / 3]])
     dashed = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([64, 288])
     assert dashed[0].get_ydata()[[0, -1]] == pytest.approx([1 / 1.5, 0.9])

@@ -41,8 +41,8 @@ def reliability_curves(
 ) -> Figure:
     """Draw reliability against the number of models, one line an estimator.
 
-    Solid as far as two halves of the models tell, dashed beyond, as Spearman and Brown predict, up
-    to the models that a reliability of 0.9 takes.
+    Solid as far as the models tell, with the 95 % interval of all of them, dashed beyond, as
+    Spearman and Brown predict, up to the models that a reliability of 0.9 takes.
     """
     table = reliability_table(tables, estimators)
     figure = Figure(figsize=(WIDTH, 3.8))
@@ -52,8 +52,8 @@ def reliability_curves(
         label, colour, marker = ESTIMATORS[estimator]
         rows = table[table["estimator"] == estimator].set_index("statistic")
         known = rows.loc[rows.index == "reliability"].dropna(subset="value").sort_values("models")
-        needed = rows["value"].get("models_needed", np.nan)
-        enough = f"some {_rounded(needed):,} models" if np.isfinite(needed) else "unknown"
+        enough = rows[rows.index == "models_needed"].iloc[0]
+        needed = enough["value"]
         axes.plot(
             known["models"],
             known["value"],
@@ -61,8 +61,11 @@ def reliability_curves(
             marker=marker,
             markersize=5,
             linewidth=1.6,
-            label=f"{label}: {enough}",
+            label=f"{label}: {_models(enough)}",
         )
+        sure = known.dropna(subset="low")
+        ends = [sure["value"] - sure["low"], sure["high"] - sure["value"]]
+        axes.errorbar(sure["models"], sure["value"], ends, fmt="none", ecolor=colour, capsize=3)
         if len(known) and np.isfinite(needed):
             last = known.iloc[-1]
             models = np.geomspace(last["models"], max(needed, last["models"]), 50)
@@ -81,6 +84,15 @@ def reliability_curves(
     )
     set_title(figure, f"{target}: how many models are enough")
     return figure
+
+
+def _models(needed: pd.Series) -> str:
+    """Say how many models a reliability of 0.9 takes."""
+    if not np.isfinite(needed["value"]):
+        return "unknown"
+    fewest = f"{_rounded(needed['low']):,}"
+    most = f" to {_rounded(needed['high']):,}" if np.isfinite(needed["high"]) else " or more"
+    return f"{_rounded(needed['value']):,} models ({fewest}{most})"
 
 
 def _rounded(models: float) -> int:

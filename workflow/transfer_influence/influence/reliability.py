@@ -16,8 +16,8 @@ from transfer_influence.influence.correlation import (
 )
 from transfer_influence.influence.estimation import make_estimator, room_for, wanted
 from transfer_influence.influence.estimators import (
-    DifferenceInMeans,
     Estimator,
+    Fit,
     joined,
     need_memory,
 )
@@ -60,10 +60,11 @@ def write_reliability(
 
     - `split_half`: rank correlation, over source classes, between influences on the whole target
       from two parts of `models` models each; the mean of 20 draws, and the range of 95 % of them;
-    - `reliability`: what that predicts for two parts together, of `models` models (Spearman-Brown);
-      of balanced subsets, what the standard errors tell, with its 95 % interval: see
-      `balanced_reliability`;
-    - `models_needed`: the number of models that predicts a reliability of 0.9, from all `models`;
+    - `reliability`: the correlation that is expected with a second study of as many models. Of all
+      models, what the standard errors tell, with its 95 % interval (see `estimated_reliability`);
+      of fewer, and by `lasso`, what parts predict for two of them together (Spearman-Brown);
+    - `models_needed`: the number of models that predicts a reliability of 0.9, from all `models`,
+      with its 95 % interval; `high` is null where any number may be too few;
     - `linear_datamodeling_score`: rank correlation, over `models` held-out models, between the
       outcome that the influences predict and the measured one, with its 95 % interval; on the whole
       target, and on each example;
@@ -74,17 +75,15 @@ def write_reliability(
     correlation of 0 with any others, and so do the outcomes that they predict. A reliability is 0
     where parts do not agree. Values are null where they are not defined: there are too few models
     for them, all held-out models have the same outcome, or the reliability that `models_needed`
-    starts from is not above 0.
+    starts from is not above 0 or has no interval, as that of `lasso`.
 
     Raises:
         UserError: see `make_estimator`; or scores of single examples do not fit into memory.
     """
     memory = room_for(memory_gb)
     estimator = make_estimator(stage, data, memory)
-    measures = list(reliability_curve(data, estimator, stage.seed))
-    if data.design == "balanced" and stage.estimator != "lasso":
-        measures = [measure for measure in measures if measure.statistic == "split_half"]
-        measures += balanced_reliability(data, memory)
+    whole = joined(estimator.fit(Outcomes.of(data.whole)))
+    measures = list(reliability_curve(data, estimator, whole, stage.seed))
     measures += linear_datamodeling_scores(data, stage, memory)
     columns = {
         "statistic": pa.array([measure.statistic for measure in measures]),
@@ -97,12 +96,40 @@ def write_reliability(
     write_table(pa.table(columns), path, provenance)
 
 
-def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> Iterator[Measure]:
-    """Yield split-half correlations and reliabilities at halves, quarters, … of the models."""
+def reliability_curve(
+    data: Measurements, estimator: Estimator, whole: Fit, seed: int
+) -> Iterator[Measure]:
+    """Yield split-half correlations and reliabilities, and the models for a reliability of 0.9.
+
+    Args:
+        data: the models.
+        estimator: of their influences.
+        whole: its influences on the whole target.
+        seed: of the study.
+    """
+    found = estimated_reliability(data, whole)
+    for number, half in enumerate(split_halves(data, estimator, seed)):
+        yield half
+        predicted = Measure("reliability", 2 * half.models, spearman_brown(half.value, 2))
+        if number > 0:
+            yield predicted
+        elif found is None:
+            found = predicted
+    found = found or Measure("reliability", len(data), np.nan)
+    if np.isfinite(found.value):
+        yield found
+    # Without an interval the number would say too much: halves of one study tell it very roughly.
+    ends = (found.value, found.high, found.low) if np.isfinite(found.low) else (np.nan,) * 3
+    needed, fewest, most = (models_needed(each, found.models) for each in ends)
+    yield Measure("models_needed", len(data), needed, fewest, most)
+
+
+def split_halves(data: Measurements, estimator: Estimator, seed: int) -> Iterator[Measure]:
+    """Yield the correlations of influences from parts of a half, a quarter, … of the models."""
     rng = generator(seed, "reliability")
     groups = len(np.unique(data.groups))
     together = len(data) // groups
-    size, needed = groups // 2, np.nan
+    size = groups // 2
     while size * together >= LEAST_PART:
         first, second = disjoint(data, size, DRAWS, rng)
         one, other = (
@@ -110,41 +137,36 @@ def reliability_curve(data: Measurements, estimator: Estimator, seed: int) -> It
             for part in (first, second)
         )
         found = [rank_correlation(*pair) for pair in zip(one, other, strict=True)]
-        mean, models = float(np.mean(found)), size * together
         several = np.ptp(found) > 0  # two blocks are split in one way only
         ends = np.quantile(found, [0.025, 0.975]) if several else (np.nan, np.nan)
-        yield Measure("split_half", models, mean, *ends)
-        yield Measure("reliability", 2 * models, spearman_brown(mean, 2))
-        if size == groups // 2:
-            needed = models_needed(spearman_brown(mean, 2), 2 * models)
+        yield Measure("split_half", size * together, float(np.mean(found)), *ends)
         size //= 2
-    yield Measure("models_needed", len(data), needed)
 
 
-def balanced_reliability(data: Measurements, memory: float) -> Iterator[Measure]:
-    """Yield the reliability of influences from balanced subsets, and the models that 0.9 takes.
+def estimated_reliability(data: Measurements, whole: Fit) -> Measure | None:
+    """Return the reliability that standard errors tell; None where there are none.
 
-    It is the share of the variance of the estimates over classes that is not due to their errors,
-    whose variance the residuals tell: *1 - 1/F* of an analysis of variance (McGraw & Wong 1996,
-    ICC(C, k)). The intervals are those of the F-distribution, for normal effects and noise.
-    Halves need not be compared, which a single block does not have. Ridge only shrinks the
-    differences in means of such subsets, all by the same share, so it is as reliable.
+    It is the share of the variance of the estimates over classes that is not due to their errors:
+    *1 - 1/F* of an analysis of variance (McGraw & Wong 1996, ICC(C, k)). The interval is that of
+    the F-distribution, for normal effects and errors. It needs no halves, which would be uncertain
+    and break up the blocks of balanced subsets.
+
+    Args:
+        data: the models.
+        whole: influences on the whole target.
     """
-    fit = joined(DifferenceInMeans(data, memory).fit(Outcomes.of(data.whole)))
-    order = block_models(data.classes) // 2 + 1
-    error = fit.standard_error[0, 0] ** 2 * order / (order - 1)
-    spread = fit.influence[:, 0].var(ddof=1)
-    degrees = data.classes - 1, fit.freedom[0, 0]
-    if spread == 0:
-        yield Measure("reliability", len(data), np.nan)
-        yield Measure("models_needed", len(data), np.nan)
-        return
-    # The error as a share of the spread; its ends are those of the reliability, the other way.
-    shares = error / spread * np.array([1.0, *f.ppf([0.025, 0.975], *degrees)])
+    influence, errors = whole.influence[:, 0], whole.standard_error[:, 0]
+    spread = influence.var(ddof=1)
+    if np.isnan(errors).any() or spread == 0:
+        return None
+    # In balanced subsets the errors of the classes sum to zero, so they spread a little wider.
+    wider = block_models(data.classes) / 2 if data.design == "balanced" else np.inf
+    noise = np.square(errors).mean() * (1 + 1 / wider)
+    degrees = data.classes - 1, np.median(whole.freedom[:, 0])
+    # The errors' share of the spread; its ends are those of the reliability, the other way round.
+    shares = noise / spread * np.array([1.0, *f.ppf([0.025, 0.975], *degrees)])
     value, high, low = np.maximum(1 - shares, 0.0)
-    yield Measure("reliability", len(data), value, low, high)
-    needed, fewest, most = (models_needed(each, len(data)) for each in (value, high, low))
-    yield Measure("models_needed", len(data), needed, fewest, most)
+    return Measure("reliability", len(data), value, low, high)
 
 
 def linear_datamodeling_scores(
