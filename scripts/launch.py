@@ -19,6 +19,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.operation import launching
 from transfer_influence.operation.census import census
 from transfer_influence.operation.controller import Controller, Leftovers, log_of
+from transfer_influence.operation.growth import Growth
 from transfer_influence.operation.printing import progress_table
 
 SHORTEST = 5  # minutes that a controller is given at least
@@ -31,6 +32,12 @@ def main() -> None:
     arguments, for_snakemake = parser().parse_args(given[:end]), given[end + 1 :]
     try:
         study = read_study(arguments.study)
+        growth = growth_of(arguments)
+        if growth and not (arguments.status or arguments.cancel):
+            growth.start()
+        if growth and growth.file.exists():
+            arguments.study.append(growth.file)
+            study = read_study(arguments.study)
         cluster = arguments.cluster or launching.this_cluster()
         profile = (arguments.profile or CHECKOUT / "profiles" / cluster).resolve()
         settings = launching.read_profile(profile)
@@ -47,6 +54,7 @@ def main() -> None:
             leftovers=arguments.leftovers,
             patience=arguments.patience,
             gpus=os.getenv("CUDA_VISIBLE_DEVICES"),
+            growth=growth,
         )
         if arguments.dry_run:
             os.execv(sys.executable, [*controller.snakemake, "--dry-run"])
@@ -67,6 +75,20 @@ def main() -> None:
                 launching.follow(controller, told)
     except UserError as error:
         sys.exit(f"launch.py: {error}")
+
+
+def growth_of(arguments: argparse.Namespace) -> Growth | None:
+    """Return how far the study is to grow; None if it is not to.
+
+    Raises:
+        UserError: only one of the two options is given.
+    """
+    goal, most = arguments.until_reliability, arguments.at_most
+    if goal is None and most is None:
+        return None
+    if goal is None or most is None:
+        raise UserError("--until-reliability and --at-most go together; give both.")
+    return Growth([path.absolute() for path in arguments.study], Path.cwd(), goal, most)
 
 
 def size_of(path: Path) -> int:
@@ -109,6 +131,15 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start unless it runs already, then print the controller's log until it ends",
     )
+    grow = parser.add_argument_group("how many models, if not those of the study's file")
+    grow.add_argument(
+        "--until-reliability",
+        type=float,
+        metavar="R",
+        help="train more models until the lower end of every 95 %% interval of the reliability is "
+        "R, such as 0.9, and finish the study with these",
+    )
+    grow.add_argument("--at-most", type=int, metavar="N", help="so many models at most")
     how = parser.add_argument_group("how to start")
     how.add_argument(
         "--cluster",

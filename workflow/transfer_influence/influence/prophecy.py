@@ -14,8 +14,8 @@ def spearman_brown(reliability: float, longer: float) -> float:
     return longer * reliability / (1 + (longer - 1) * reliability)
 
 
-def models_needed(reliability: float, models: int) -> float:
-    """Return the models for a reliability of 0.9; NaN where it is not positive at `models`."""
+def models_needed(reliability: float, models: int, goal: float = ENOUGH) -> float:
+    """Return the models for a reliability of `goal`; NaN where it is not positive at `models`."""
     if not 0 < reliability < 1:
         return float(models) if reliability == 1 else np.nan
-    return models * ENOUGH * (1 - reliability) / (reliability * (1 - ENOUGH))
+    return models * goal * (1 - reliability) / (reliability * (1 - goal))

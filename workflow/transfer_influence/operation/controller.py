@@ -17,6 +17,7 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 
 from transfer_influence.errors import UserError
 from transfer_influence.operation import slurm
+from transfer_influence.operation.growth import Growth
 from transfer_influence.operation.presence import at_work
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Controller(Checkpointable):
         patience: seconds without a job in the queue and without a word from Snakemake, after which
             it is taken to wait for jobs that SLURM has forgotten.
         gpus: CUDA_VISIBLE_DEVICES as the user has it; submitit's local executor clears it.
+        growth: how far the study is to grow before it is finished; None if it is not to.
     """
 
     snakemake: list[str]
@@ -57,6 +59,7 @@ class Controller(Checkpointable):
     leftovers: Leftovers
     patience: float
     gpus: str | None
+    growth: Growth | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -93,7 +96,43 @@ class Controller(Checkpointable):
         return super().checkpoint(*args, **kwargs)
 
     def run(self) -> None:
-        """Run Snakemake until it ends by itself.
+        """Run the study, after it has grown if it is to.
+
+        Raises:
+            UserError: see `finish`.
+        """
+        if self.growth:
+            self.grow(self.growth)
+        self.finish()
+        log.info("the study is finished")
+        if self.growth:
+            log.info("set models: %d in its file to keep it so", self.growth.study.models)
+
+    def grow(self, growth: Growth) -> None:
+        """Train more and more models until the influences are reliable, or no more are allowed.
+
+        Raises:
+            UserError: see `finish`.
+        """
+        while True:
+            self.finish("--", *map(str, growth.tables))
+            found = growth.look()
+            models = growth.study.models
+            listed = "".join(f"\n    {each}" for each in found)
+            log.info("reliability of %d models:%s", models, listed)
+            following = growth.next_models(found)
+            if growth.is_reached(found):
+                log.info("all lower ends are %g or more; models: %d do", growth.goal, models)
+                return
+            log.info("%s", growth.expected(found))
+            if following == models:
+                log.info("no more models are allowed; goes on with models: %d", models)
+                return
+            log.info("goes on to models: %d", following)
+            growth.write(following)
+
+    def finish(self, *arguments: str) -> None:
+        """Run Snakemake, with some more arguments, until it ends by itself.
 
         Raises:
             UserError: Snakemake, or another controller, is running the study; Snakemake ends with
@@ -101,9 +140,8 @@ class Controller(Checkpointable):
         """
         for _ in range(RESTARTS):
             self.settle()
-            status = self.watch()
+            status = self.watch(*arguments)
             if status == 0:
-                log.info("the study is finished")
                 return
             if status is not None:
                 raise UserError(f"Snakemake ended with status {status}; the reasons are above.")
@@ -131,9 +169,9 @@ class Controller(Checkpointable):
                 time.sleep(self.pause)
             self.start("--unlock", "--quiet", "all").wait()
 
-    def watch(self) -> int | None:
+    def watch(self, *arguments: str) -> int | None:
         """Run Snakemake; return its status, or None if it hung and was killed."""
-        self._process = self.start()
+        self._process = self.start(*arguments)
         said, since = 0, time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
