@@ -101,9 +101,9 @@ def test_features_that_change_are_not_kept(planted, changes, mode):
 
 
 def test_features_that_do_not_fit_are_not_kept(planted, monkeypatch):
-    monkeypatch.setattr(features, "MOST_BYTES", 4 * 16 * 120)
+    monkeypatch.setitem(features.MOST_BYTES, "cpu", 4 * 16 * 120)
     assert trained(planted, recipe()).images < 6 * 48
-    monkeypatch.setattr(features, "MOST_BYTES", 4 * 16 * 120 - 1)
+    monkeypatch.setitem(features.MOST_BYTES, "cpu", 4 * 16 * 120 - 1)
     assert trained(planted, recipe()).images == 6 * 48
 
 

@@ -78,7 +78,10 @@ def test_a_key_that_says_too_little_is_noticed(silenced):
 @pytest.mark.parametrize(
     ("paths", "model"),
     [
-        *(([CONFIG / name], Study) for name in ("demo.yaml", "paper.yaml", "paper-examples.yaml")),
+        *(
+            ([CONFIG / name], Study)
+            for name in ("demo.yaml", "paper.yaml", "paper-examples.yaml", "paper-fast.yaml")
+        ),
         ([CONFIG / "paper.yaml", CONFIG / "paper-more-targets.yaml"], Study),
         *(([path], DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),
     ],

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from transfer_influence.config.dataset import describe_dataset
-from transfer_influence.config.recipe import TargetRecipe
+from transfer_influence.config.recipe import Augmentation, TargetRecipe
 from transfer_influence.config.study import Study, read_study
+from transfer_influence.subsets import block_models
 
 CONFIG = Path(__file__).parents[2] / "config"
 CENTRE, RANDOM = "center", "random_resized"
@@ -88,8 +89,28 @@ def test_the_study_of_examples_is_that_of_the_paper_but_for_its_unit(paper):
     assert examples.counterfactuals.orders == paper.counterfactuals.orders
 
 
+def test_the_fast_study_is_that_of_the_paper_but_for_subsets_and_frozen_features(paper):
+    fast = shipped("paper-fast.yaml")
+    assert fast.models == 2 * block_models(1000)
+    assert fast.source.recipe == paper.source.recipe
+    still = {"batchnorm": "frozen", "augmentation": Augmentation(crop="center", flip=False)}
+    for name, target in paper.targets.items():
+        assert fast.targets[name].modes == ["fixed"]
+        assert fast.targets[name].recipe == target.recipe.model_copy(update=still)
+        if "full" in target.modes:
+            assert fast.targets[f"{name}_full"].recipe == target.recipe
+            assert fast.dataset_of(f"{name}_full") == name
+    assert len(fast.transfers) == len(paper.transfers)
+
+
 @pytest.mark.parametrize(
-    "names", [["demo.yaml"], ["paper.yaml", "paper-more-targets.yaml"], ["paper-examples.yaml"]]
+    "names",
+    [
+        ["demo.yaml"],
+        ["paper.yaml", "paper-more-targets.yaml"],
+        ["paper-examples.yaml"],
+        ["paper-fast.yaml"],
+    ],
 )
 def test_the_data_sets_of_the_studies_come_along(names):
     for name in shipped(*names).datasets:

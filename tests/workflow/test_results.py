@@ -16,7 +16,13 @@ from transfer_influence.results import CALIBRATIONS, RULES, job_groups
 pytestmark = pytest.mark.timeout(900)
 
 HELD_OUT = {"held_out": {"modes": ["full"], "recipe": RECIPE}}
-SHIPPED = [("demo",), ("paper",), ("paper", "paper-more-targets"), ("paper-examples",)]
+SHIPPED = [
+    ("demo",),
+    ("paper",),
+    ("paper", "paper-more-targets"),
+    ("paper-examples",),
+    ("paper-fast",),
+]
 
 
 def with_bank(project: Project) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from transfer_influence.datasets.augmentation import flips
 from transfer_influence.datasets.loaders import Batch, Loader
 from transfer_influence.models.building import head_name, head_of
 
-MOST_BYTES = 2 * 2**30  # of features that are kept; where they take more, each epoch computes them
+# Of features that are kept, by device; where they take more, each epoch computes them.
+MOST_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
 PROBED = 4  # images that tell whether features can be kept
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -89,8 +90,9 @@ def keeps_features(frozen: FrozenModel, loader: Loader, recipe: Recipe) -> bool:
     """
     resolutions = set(recipe.training_resolutions)
     views = views_per_image(recipe) * len(resolutions) * len(loader.labels)
-    size = 4 * head_of(frozen.model).in_features * views
-    if recipe.augmentation.crop != "center" or size > MOST_BYTES:
+    head = head_of(frozen.model)
+    size = head.weight.element_size() * head.in_features * views
+    if recipe.augmentation.crop != "center" or size > MOST_BYTES[head.weight.device.type]:
         return False
     probed = np.arange(min(PROBED, len(loader.labels)))
     ((images, _),) = loader.batches(probed, PROBED, None, min(resolutions))
