@@ -75,6 +75,9 @@ def test_a_key_that_says_too_little_is_noticed(silenced):
     assert not all(table_rows(Silent)["depth"])
 
 
+STUDIES = ("demo", "paper", "paper-examples", "paper-fast")
+
+
 @pytest.mark.parametrize(
     ("paths", "model"),
     [

@@ -171,6 +171,7 @@ def test_a_target_recipe_is_the_published_one(more, target):
         "keep": "last",
         "batchnorm": "train",
         "accuracy": accuracy,
+        "head": {"solver": "sgd", "l2": 0.01},
     }
     assert recipe.network_resolutions == {224}
 
