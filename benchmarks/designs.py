@@ -8,10 +8,10 @@
 uniform subsets, and 304 each with complement pairs and with balanced subsets. That takes two hours
 of a core. It goes on where it stopped.
 
-`compare` cuts each study into studies of 38, 76 and 152 models, and prints how well their influences
-correlate with a reference, with the 95 % interval over studies. The reference is ridge on all models
-of all three, but for those at hand. Log-odds are those of the stored probabilities. It writes the
-influences by ridge on all models to benchmarks/designs_reference.csv.
+`compare` cuts each study into studies of 38, 76 and 152 models, and prints how well their
+influences correlate with a reference, with the 95 % interval over studies. The reference is ridge on
+all models of all three, but for those at hand. Log-odds are those of the stored probabilities. It
+writes the influences by ridge on all models to benchmarks/designs_reference.csv.
 """
 
 import argparse
@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 import yaml
 from scipy.stats import t
 
-CHECKOUT = Path(__file__).parents[1]
-sys.path.insert(0, str(CHECKOUT / "workflow"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.measurements import Masks, Measurements, Outcomes, recognized
 from transfer_influence.influence.ridge import Ridge
 from transfer_influence.subsets import unpack
 
+CHECKOUT = Path(__file__).parents[1]
 MODELS = {"uniform": 512, "complement_pairs": 304, "balanced": 304}
 CLASSES = 20
 PARTS = (38, 76, 152)
