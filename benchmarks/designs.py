@@ -9,9 +9,9 @@ uniform subsets, and 304 each with complement pairs and with balanced subsets. T
 of a core. It goes on where it stopped.
 
 `compare` cuts each study into studies of 38, 76 and 152 models, and prints how well their
-influences correlate with a reference, with the 95 % interval over studies. The reference is ridge on
-all models of all three, but for those at hand. Log-odds are those of the stored probabilities. It
-writes the influences by ridge on all models to benchmarks/designs_reference.csv.
+influences correlate with a reference, with the 95 % interval over studies. The reference is ridge
+on all models of all three, but for those at hand. Log-odds are those of the stored probabilities.
+It writes the influences by ridge on all models to benchmarks/designs_reference.csv.
 """
 
 import argparse
