@@ -23,7 +23,6 @@ from transfer_influence.influence.intervals import (
     bootstrapped,
     closed_form,
 )
-from transfer_influence.influence.lasso import Lasso
 from transfer_influence.influence.measurements import GIGABYTE, Measurements, Outcomes
 from transfer_influence.influence.ridge import Ridge
 from transfer_influence.outcomes.tables import list_column, table_writer
@@ -48,6 +47,8 @@ def make_estimator(stage: InfluenceStage, data: Measurements, memory: float) -> 
     if stage.estimator == "ridge":
         return Ridge(data, memory)
     if stage.estimator == "lasso":
+        from transfer_influence.influence.lasso import Lasso  # slow to import
+
         return Lasso(data, memory, stage.held_out, stage.seed)
     return DifferenceInMeans(data, memory)
 

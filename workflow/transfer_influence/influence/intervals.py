@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import false_discovery_control, norm, t
+from scipy.special import ndtr, stdtrit  # not scipy.stats, whose import takes half a second
 
 from transfer_influence.influence.estimators import Estimator, Fit
 
@@ -38,7 +38,7 @@ def closed_form(fit: Fit, estimator: Estimator) -> Certainty:
     influence, error, freedom, left = (
         part[:, 0] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left)
     )
-    half = t.ppf((1 + COVERAGE) / 2, freedom) * error
+    half = stdtrit(freedom, (1 + COVERAGE) / 2) * error
     ends = (influence - half) / left, (influence + half) / left
     p_values = estimator.p_values(fit)
     return Certainty(error, *ends, p_values, q_values(p_values))
@@ -57,7 +57,7 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int
         groups: how many draws with replacement make one of them: models, or pairs of complements.
     """
     known = closed_form(fit, estimator)
-    outside = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf((1 - COVERAGE) / 2, groups - 1))
+    outside = ndtr(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - COVERAGE) / 2))
     ends = [
         np.nanquantile(draws, [outside, 1 - outside], axis=0)
         for draws in estimator.resampled(counts, same_penalty=True)
@@ -73,6 +73,9 @@ def q_values(p_values: np.ndarray) -> np.ndarray:
     """
     found = np.full(len(p_values), np.nan)
     known = np.isfinite(p_values)
-    if known.any():
-        found[known] = false_discovery_control(p_values[known])
+    order = np.flatnonzero(known)[np.argsort(p_values[known])]
+    ranks = np.arange(1, len(order) + 1)
+    shares = np.minimum(p_values[order] * len(order) / ranks, 1.0)
+    # The least share at which a class, or one with a larger p-value, is still found.
+    found[order] = np.minimum.accumulate(shares[::-1])[::-1]
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import f
+from scipy.special import fdtri
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.correlation import (
@@ -164,7 +164,7 @@ def estimated_reliability(data: Measurements, whole: Fit) -> Measure | None:
     noise = np.square(errors).mean() * (1 + 1 / wider)
     degrees = data.classes - 1, np.median(whole.freedom[:, 0])
     # The errors' share of the spread; its ends are those of the reliability, the other way round.
-    shares = noise / spread * np.array([1.0, *f.ppf([0.025, 0.975], *degrees)])
+    shares = noise / spread * np.array([1.0, *fdtri(*degrees, [0.025, 0.975])])
     value, high, low = np.maximum(1 - shares, 0.0)
     return Measure("reliability", len(data), value, low, high)
 
