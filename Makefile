@@ -5,7 +5,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm soak lint format
+.PHONY: help setup demo test test-slurm soak bench lint format
 
 # The tools come from .venv, whatever the user's shell has activated. Only the set-up itself starts
 # from the user's own interpreter (:= takes PATH as it is on that line).
@@ -41,6 +41,16 @@ test-slurm: .venv/.complete ## Run the tests that start a SLURM of their own; ne
 soak: .venv/.complete ## Run a study on a SLURM under random accidents for ten minutes; needs root
 	@bash envs/slurm.sh
 	pytest tests/slurm -m soak -s
+
+# Those that need no GPU and no study of hours; docs/benchmarks.md and docs/estimators.md have more.
+bench: .venv/.complete ## Run the benchmarks, each against a reference, in about ten minutes
+	python benchmarks/estimators.py models --studies 10
+	python benchmarks/influence_speed.py
+	python benchmarks/influence_speed.py --models 7540 --examples 5000
+	python benchmarks/fixed_transfers.py --images 500
+	python benchmarks/training_throughput.py --cases small photographs --steps 4 \
+		--small-batch-sizes 64 --images 128 --batch-size 32 --resolution 160 --repetitions 3
+	python benchmarks/lost_records.py 300
 
 lint: .venv/.complete ## Check style, types and the workflow; changes nothing
 	ruff check .
