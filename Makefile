@@ -48,6 +48,7 @@ bench: .venv/.complete ## Run the benchmarks, each against a reference, in about
 	python benchmarks/influence_speed.py
 	python benchmarks/influence_speed.py --models 7540 --examples 5000
 	python benchmarks/fixed_transfers.py --images 500
+	snakemake --profile profiles/local --configfile config/demo.yaml --until convert_dataset
 	python benchmarks/training_throughput.py --cases small photographs --steps 4 \
 		--small-batch-sizes 64 --images 128 --batch-size 32 --resolution 160 --repetitions 3
 	python benchmarks/lost_records.py 300

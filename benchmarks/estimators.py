@@ -4,6 +4,7 @@
     python benchmarks/estimators.py models
     python benchmarks/estimators.py coverage
     python benchmarks/estimators.py discoveries
+    python benchmarks/estimators.py stopping
 
 Each study has 20 source classes, subsets of half of them, and an outcome that is a sum of effects
 (standard normal), interactions of pairs of classes, and noise.
@@ -17,6 +18,9 @@ over studies, as the intervals of one study share its models. Bootstraps draw 40
 `ridge` in a quarter of the studies.
 
 `discoveries` prints the share of studies without effects that find one, ± its standard error.
+
+`stopping` lets balanced studies grow, block after block, until the lower end of the reliability
+passes a mark, and prints how far the reliability that is said then is off.
 
 docs/estimators.md has what they printed.
 """
@@ -41,8 +45,9 @@ from transfer_influence.influence.measurements import (
     Outcomes,
     recognized,
 )
+from transfer_influence.influence.reliability import estimated_reliability
 from transfer_influence.influence.ridge import Ridge
-from transfer_influence.subsets import draw_mask
+from transfer_influence.subsets import block_models, draw_mask
 
 CLASSES = 20
 # Numbers of models of each sampling; balanced subsets come in blocks of 38.
@@ -223,6 +228,8 @@ def main() -> None:
         print_coverage(arguments.studies or 400)
     elif arguments.table == "discoveries":
         print_discoveries(arguments.studies or 5000)
+    elif arguments.table == "stopping":
+        print_stopping(arguments.studies or 1000)
     else:
         print_models(arguments.studies or 40)
 
@@ -253,6 +260,45 @@ def print_discoveries(studies: int) -> None:
         print(row, flush=True)
 
 
+def print_stopping(studies: int) -> None:
+    """Print a row for each noise of a model and each mark."""
+    for noise in (1.0, 2.0):
+        for mark in (0.8, 0.9):
+            found = np.array([grown(noise, mark, study) for study in range(studies)])
+            models, said, low, truth = found.T
+            off = said - truth
+            error = off.std(ddof=1) / np.sqrt(studies)
+            print(
+                f"| {noise:g} | {mark} | {np.median(models):.0f} | {said.mean():.3f} | "
+                f"{truth.mean():.3f} | {off.mean():.4f} ± {error:.4f} | "
+                f"{100 * (low > truth).mean():.1f} % |",
+                flush=True,
+            )
+
+
+def grown(noise: float, mark: float, study: int) -> tuple[int, float, float, float]:
+    """Let a study grow until its reliability passes a mark.
+
+    Returns:
+        Models; the reliability that is said, and its lower end; the true one for these effects.
+    """
+    rng = np.random.default_rng([3, study])
+    effects = rng.normal(size=CLASSES)
+    seed, subset = int(rng.integers(2**32)), Subset(sampling="balanced")
+    masks, outcome = np.empty((0, CLASSES), bool), np.empty(0)
+    while True:
+        numbers = range(len(masks), len(masks) + block_models(CLASSES))
+        block = np.array([draw_mask(seed, model, CLASSES, subset) for model in numbers])
+        masks = np.concatenate([masks, block])
+        outcome = np.append(outcome, block @ effects + rng.normal(0, noise, len(block)))
+        data = measured(masks, outcome)
+        found = estimated_reliability(data, joined(DifferenceInMeans(data, 1e9).fit(data.examples)))
+        if found is not None and found.low >= mark:
+            spread = effects.var(ddof=1) * CLASSES / (CLASSES - 1)
+            truth = spread / (spread + 4 * noise**2 / len(masks))
+            return len(masks), found.value, found.low, truth
+
+
 def print_models(studies: int) -> None:
     """Print a table for each world."""
     for world in WORLDS:
@@ -272,12 +318,15 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "table", choices=["models", "coverage", "discoveries"], help="what to print"
+        "table",
+        choices=["models", "coverage", "discoveries", "stopping"],
+        help="what to print",
     )
     parser.add_argument(
         "--studies",
         type=int,
-        help="simulated studies a point (default: 40; for coverage 400, for discoveries 5,000)",
+        help="simulated studies a point (default: 40; for coverage 400, for discoveries 5,000, for "
+        "stopping 1,000)",
     )
     return parser
 
