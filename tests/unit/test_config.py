@@ -589,6 +589,24 @@ def test_removals_share_the_baseline_and_the_random_ones():
     assert len(names) == len(set(names)) == 7 * 2
 
 
+def test_budgets_share_the_baseline_and_nothing_else():
+    one = study("counterfactuals/budgets", ["epochs", "steps"])
+    alone = study()
+    names = {removal.name: removal for removal in one.removals("digits", "fixed")}
+    published = {removal.name: removal for removal in alone.removals("digits", "fixed")}
+    assert published.items() <= names.items()
+    steps = {name: names[name] for name in names.keys() - published.keys()}
+    assert sorted(steps) == sorted(
+        name.replace(f"-{removal.count}-", f"-{removal.count}-steps-")
+        for name, removal in published.items()
+        if removal.order
+    )
+    assert {removal.budget for removal in steps.values()} == {"steps"}
+    only = study("counterfactuals/budgets", ["steps"]).removals("digits", "fixed")
+    assert "none-0" in {removal.name for removal in only}
+    assert len(only) == len(published)
+
+
 def test_more_replicates_fill_the_last_job_of_a_point_and_then_add_one():
     for replicates, expected in [(1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2]), (5, [2, 2, 1])]:
         values = changed("counterfactuals/replicates_per_job", 2)

@@ -35,6 +35,7 @@ def stage(order: str | None, count: int, replicate: int = 0, seed: int = 0) -> R
         order=order,
         count=count,
         replicates=[replicate],
+        budget="epochs",
         architecture=Architecture(width=4),
         recipe=Recipe(**recipe_values()),
     )
@@ -243,7 +244,8 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
         "mask": pa.array([pack(mask) for mask in masks], pa.binary(2)),
         "accuracy": [0.9 - count / 100, 0.8 - count / 100],
     }
-    made = json.dumps({"settings": {"order": order, "count": count}})
+    settings = {"order": order, "count": count, "budget": "epochs"}
+    made = json.dumps({"settings": settings})
     write_table(pa.table(source_columns), sources, made)
     origin = {"inputs": {"sources": identity(sources)}}
     write_table(pa.table(columns), transfers, json.dumps(origin))
@@ -290,9 +292,11 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     rows = pq.read_table(output)
     assert read_provenance(output)["code"] == "abc"
     assert rows.column_names == [
-        *("order", "removed", "replicate", "accuracy", "validation_accuracy", "validation_images"),
+        *("order", "budget", "removed", "replicate"),
+        *("accuracy", "validation_accuracy", "validation_images"),
         *("class_accuracy", "auroc", "source_accuracy", "mask"),
     ]
+    assert rows["budget"].to_pylist() == [None] * 2 + ["epochs"] * 4
     assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
     assert rows["removed"].to_pylist() == [0, 0, 3, 3, 3, 3]
     assert rows["replicate"].to_pylist() == [0, 1] * 3

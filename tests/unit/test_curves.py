@@ -33,6 +33,7 @@ def models_of(
         [
             {
                 "order": order,
+                "budget": None if order == "none" else "epochs",
                 "removed": removed,
                 "replicate": replicate,
                 "accuracy": accuracy,

@@ -75,6 +75,7 @@ def write_counterfactuals(folder: Path, replicates: int) -> Path:
         folder / "counterfactuals.parquet",
         {
             "order": order,
+            "budget": [None if each == "none" else "epochs" for each in order],
             "removed": pa.array(removed, pa.int32()),
             "replicate": pa.array(replicate, pa.int64()),
             "accuracy": rng.uniform(0.6, 0.9, len(rows)),
@@ -356,6 +357,26 @@ def test_orders_share_the_point_with_nothing_removed(tmp_path):
     assert len(found) == 4  # three orders, and the point itself
     for curve in found.values():
         assert tuple(curve.lines[0].get_xydata()[0]) == pytest.approx(baseline)
+
+
+def test_curves_of_each_budget_have_a_panel(tmp_path):
+    table = pq.read_table(write_counterfactuals(tmp_path, 4)).to_pandas()
+    steps = table[table["order"] != "none"].assign(budget="steps", accuracy=0.5)
+    path = write(tmp_path / "both.parquet", pa.Table.from_pandas(pd.concat([table, steps])))
+    figure = counterfactual_curves(path, summary_of(path), "digits, fixed")
+    assert [axes.get_title() for axes in figure.axes] == [
+        "as many epochs as before",
+        "as many steps as before",
+    ]
+    left, right = (curves(axes) for axes in figure.axes)
+    assert left.keys() == right.keys()
+    for label, (_, accuracies) in right.items():
+        if label != "nothing removed":
+            np.testing.assert_allclose(accuracies[1:], 50)
+    said = figure.axes[0].get_title(loc="left").splitlines()
+    assert [", at equal steps" in sentence for sentence in said if sentence] == [False] * 2 + [
+        True
+    ] * 2
 
 
 def test_counterfactual_intervals_are_those_of_student(tmp_path):

@@ -169,7 +169,7 @@ def test_a_ramp_that_makes_no_sense_is_refused_in_a_sentence(changes, wrong):
 )
 def test_epochs_are_evaluated_at_intervals_and_in_the_end(every, epochs, expected):
     recipe = Recipe(**recipe_values(epochs=epochs, evaluate_every=every))
-    assert [epoch for epoch in range(epochs) if recipe.is_evaluated(epoch)] == expected
+    assert [epoch for epoch in range(epochs) if recipe.is_evaluated(epoch, epochs)] == expected
 
 
 def test_the_network_sees_every_resolution_or_the_one_that_images_are_enlarged_to():

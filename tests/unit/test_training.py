@@ -22,6 +22,7 @@ from transfer_influence.models.building import (
 from transfer_influence.outcomes.evaluation import Evaluation
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.training.optimization import balanced_weights
+from transfer_influence.training.schedule import learning_rates
 from transfer_influence.training.trainer import Trainer, augmentation_key, epoch_order
 
 CPU = torch.device("cpu")
@@ -37,6 +38,7 @@ def trained(
     mode: str = "full",
     model: nn.Module | None = None,
     examples: np.ndarray | None = None,
+    as_for: int | None = None,
 ) -> nn.Module:
     """A model after training on `examples`, or on all of them."""
     trainer = trainer_of(data, recipe)
@@ -45,7 +47,7 @@ def trained(
         freeze_for(model, mode)
     if examples is None:
         examples = np.arange(len(trainer.train_loader.labels))
-    trainer.fit(model, examples, seeds, "source model 3")
+    trainer.fit(model, examples, seeds, "source model 3", as_for=as_for)
     return model
 
 
@@ -478,3 +480,64 @@ def test_each_epoch_trains_at_its_resolution(planted):
 def test_a_cpu_computes_in_float32_whatever_the_recipe_says(planted, precision):
     mixed = trained(planted, Recipe(**recipe_values(precision=precision)))
     assert same(mixed, trained(planted, Recipe(**recipe_values(precision="float32"))))
+
+
+# As many steps as with more images
+
+
+class Watched(nn.Module):
+    """Counts the batches that it is given, and their sides."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.sides: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sides.append(images.shape[-1])
+        return self.model(images)
+
+
+def steps_of(data: Path, recipe: Recipe, examples: int, as_for: int | None) -> tuple[Any, ...]:
+    """The sides of all batches, and the learning rate at the end of each epoch."""
+    trainer = trainer_of(data, recipe)
+    model = Watched(trainer.build(SMALL, 1))
+    rates: list[float] = []
+    trainer.fit(
+        model,
+        np.arange(examples),
+        SEEDS,
+        "model",
+        as_for=as_for,
+        watch=lambda _, known: rates.append(known["learning_rate"]),
+    )
+    return model.sides, rates
+
+
+def test_fewer_images_take_as_many_steps_at_the_same_rates_and_resolutions(planted):
+    ramp = {"start": 8, "end": 16, "start_epoch": 1, "end_epoch": 3, "multiple": 4}
+    recipe = Recipe(**recipe_values(epochs=4, batch_size=8, resolution=ramp))
+    whole, _ = steps_of(planted, recipe, 96, None)
+    assert whole == [8] * 24 + [12] * 12 + [16] * 12
+    # 40 images are 5 steps an epoch: nine epochs, and three steps of a tenth.
+    fewer, rates = steps_of(planted, recipe, 40, 96)
+    assert len(fewer) == 48
+    assert len(rates) == 10
+    schedule = learning_rates(recipe, 12)
+    ends = [4, 9, 14, 19, 24, 29, 34, 39, 44, 47]
+    np.testing.assert_allclose(rates, schedule[ends])
+    # An epoch has one side: that of the whole's epoch in which it begins.
+    assert fewer == [8] * 25 + [12] * 15 + [16] * 8
+
+
+def test_as_many_images_take_the_steps_they_take_anyhow(planted):
+    recipe = Recipe(**recipe_values(epochs=3))
+    assert same(
+        trained(planted, recipe),
+        trained(planted, recipe, as_for=120),
+    )
+
+
+def test_without_budget_fewer_images_take_fewer_steps(planted):
+    sides, _ = steps_of(planted, Recipe(**recipe_values(epochs=4, batch_size=8)), 40, None)
+    assert len(sides) == 20

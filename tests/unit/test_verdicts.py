@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from transfer_influence.counterfactual.curves import summary_of
+from transfer_influence.counterfactual.curves import summary_of, summary_of_budgets
 from transfer_influence.counterfactual.verdicts import (
     CLAIMS,
     differences,
@@ -21,6 +21,7 @@ def models_of(curves: dict[tuple[str, int], np.ndarray]) -> pd.DataFrame:
     rows = [
         {
             "order": order,
+            "budget": None if order == "none" else "epochs",
             "removed": removed,
             "replicate": replicate,
             "accuracy": accuracy,
@@ -127,7 +128,8 @@ def test_too_few_replicates_or_equal_differences_tell_nothing(accuracies):
 def test_sentences_say_what_is_shown_what_is_not_and_what_is_not_known():
     rng = np.random.default_rng(0)
     shown, not_shown = (
-        verdict_sentences(summary_of(simulated(rng, 8, [2], effect))) for effect in (0.2, 0.0)
+        verdict_sentences(summary_of_budgets(simulated(rng, 8, [2], effect)))
+        for effect in (0.2, 0.0)
     )
     for order, found, missing in zip(CLAIMS, shown, not_shown, strict=True):
         sentence = CLAIMS[order].sentence
@@ -142,4 +144,27 @@ def test_sentences_say_what_is_shown_what_is_not_and_what_is_not_known():
         assert re.fullmatch(rf"{sentence}: not shown \(\d\.\d points could be\)", missing)
     models = simulated(rng, 8, [2]).query("order != 'random'")  # nothing to hold `top` against
     unknown = "not known (it takes 3 replicates whose differences vary)"
-    assert verdict_sentences(summary_of(models))[0] == f"{CLAIMS['top'].sentence}: {unknown}"
+    assert (
+        verdict_sentences(summary_of_budgets(models))[0] == f"{CLAIMS['top'].sentence}: {unknown}"
+    )
+
+
+def test_curves_of_each_budget_are_judged_by_their_own_controls():
+    rng = np.random.default_rng(3)
+    epochs = simulated(rng, 8, [2, 4], 0.0)
+    steps = simulated(rng, 8, [2, 4], 0.2)
+    steps = steps[steps["order"] != "none"].assign(budget="steps")
+    table = summary_of_budgets(pd.concat([epochs, steps]))
+    assert table["budget"].isna().sum() == 1  # the baseline, which they share
+    for budget, models in [("epochs", epochs), ("steps", steps)]:
+        baseline = epochs[epochs["order"] == "none"]
+        alone = summary_of(pd.concat([baseline, models[models["order"] != "none"]]))
+        alone = alone[alone["order"] != "none"].reset_index(drop=True)
+        part = table[table["budget"] == budget].drop(columns="budget").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone[part.columns])
+    said = verdict_sentences(table)
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        *(claim.sentence for claim in CLAIMS.values()),
+        *(f"{claim.sentence}, at equal steps" for claim in CLAIMS.values()),
+    ]
+    assert ["yes" in sentence for sentence in said] == [False, False, True, True]

@@ -267,11 +267,11 @@ class Recipe(Settings):
             return {self.upsample_to}
         return {*self.training_resolutions, self.evaluation_resolution}
 
-    def is_evaluated(self, epoch: int) -> bool:
-        """Tell whether an epoch, counted from 0, ends with an evaluation."""
+    def is_evaluated(self, epoch: int, epochs: int) -> bool:
+        """Tell whether an epoch, counted from 0, of so many ends with an evaluation."""
         if self.evaluate_every is None:
             return False
-        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == epochs
 
 
 class Head(Settings):

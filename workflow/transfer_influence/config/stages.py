@@ -10,6 +10,7 @@ from typing import Any
 from transfer_influence.config.recipe import Architecture, Head, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import (
+    Budget,
     Estimator,
     FailedModels,
     Intervals,
@@ -136,6 +137,7 @@ class RemovalStage(ModelStage):
     order: str | None
     count: int
     replicates: list[int]
+    budget: Budget
     architecture: Architecture
     recipe: Recipe
 
@@ -286,6 +288,7 @@ def removal_stage(study: Study, removal: Removal) -> RemovalStage:
         order=removal.order,
         count=removal.count,
         replicates=list(removal.replicates),
+        budget=removal.budget,
         architecture=study.source.architecture,
         recipe=study.source.recipe,
     )

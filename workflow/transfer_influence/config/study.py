@@ -18,6 +18,7 @@ from transfer_influence.errors import UserError
 Mode = Literal["fixed", "full"]
 Order = Literal["top", "bottom", "random"]
 LEAST_MODELS = 4  # two with a unit and two without
+Budget = Literal["epochs", "steps"]
 BASELINE = "none"  # stands for the order where nothing is removed
 Estimator = Literal["difference_in_means", "ridge", "lasso"]
 Intervals = Literal["closed_form", "bootstrap"]
@@ -334,6 +335,15 @@ class Counterfactuals(Settings):
         "model takes hours.",
         examples=[1],
     )
+    budgets: Annotated[list[Budget], AfterValidator(_each_once)] = Field(
+        ["epochs"],
+        min_length=1,
+        description="How long a model is retrained. `epochs`: as many as the recipe says, as "
+        "published, so that with fewer images it makes fewer steps; `steps`: as many optimizer "
+        "steps as with nothing removed, at the same learning rates, so that only the images "
+        "differ. Both: two sets of curves.",
+        examples=[["epochs", "steps"]],
+    )
     validation_fraction: float = Field(
         0.2,
         ge=0,
@@ -385,20 +395,30 @@ class Removal:
     count: int
     replicates: range
     ranking: tuple[str, Mode] | None
+    budget: Budget = "epochs"
 
     @classmethod
-    def at(cls, order: str, count: int, replicates: range, target: str, mode: Mode) -> "Removal":
+    def at(
+        cls,
+        order: str,
+        count: int,
+        replicates: range,
+        target: str,
+        mode: Mode,
+        budget: Budget = "epochs",
+    ) -> "Removal":
         """Return the removal for some replicates of a point of the curves of one (target, mode).
 
-        Removing nothing is the same for all orders and targets, and a random or listed removal for
-        all targets, so these are trained once and shared.
+        Removing nothing is the same for all orders, targets and budgets, and a random or listed
+        removal for all targets, so these are trained once and shared.
         """
         if count == 0:
             return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
+        point = f"{order}-{count}" if budget == "epochs" else f"{order}-{count}-{budget}"
         if order in ("top", "bottom"):
-            name = f"{target}-{mode}-{order}-{count}-{replicates.start}"
-            return cls(name, order, count, replicates, (target, mode))
-        return cls(f"{order}-{count}-{replicates.start}", order, count, replicates, None)
+            name = f"{target}-{mode}-{point}-{replicates.start}"
+            return cls(name, order, count, replicates, (target, mode), budget)
+        return cls(f"{point}-{replicates.start}", order, count, replicates, None, budget)
 
 
 class Study(Settings):
@@ -540,7 +560,8 @@ class Study(Settings):
             for first in range(0, plan.replicates, size)
         ]
         removals = [
-            Removal.at(order, count, replicates, target, mode)
+            Removal.at(order, count, replicates, target, mode, budget)
+            for budget in plan.budgets
             for order, count in plan.points
             for replicates in jobs
         ]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from transfer_influence.config.study import BASELINE, Order
+from transfer_influence.config.study import BASELINE, Budget, Order
 from transfer_influence.counterfactual.replicates import by_replicate, half_width
 from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
@@ -25,10 +25,29 @@ def write_summary(models: Path, output: Path, provenance: str) -> None:
     Raises:
         UserError: the table of the models is missing or damaged.
     """
-    columns = ["order", "removed", "replicate", "accuracy", "source_accuracy", *VALIDATION]
-    rows = read_table(models, columns).to_pandas()
-    table = pa.Table.from_pandas(summary_of(rows), preserve_index=False)
+    columns = ["order", "budget", "removed", "replicate", "accuracy", "source_accuracy"]
+    rows = read_table(models, [*columns, *VALIDATION]).to_pandas()
+    table = pa.Table.from_pandas(summary_of_budgets(rows), preserve_index=False)
     write_table(table, output, provenance)
+
+
+def summary_of_budgets(models: pd.DataFrame) -> pd.DataFrame:
+    """Return the summaries of the curves of each budget, and of the baseline, which all share.
+
+    The column `budget` says which; it is empty for the baseline. The others are those of
+    `summary_of`, where `random` is that of the same budget.
+    """
+    baseline = models["budget"].isna()
+    budgets = [name for name in get_args(Budget) if (models["budget"] == name).any()]
+    parts = [
+        summary_of(models[baseline | (models["budget"] == name)]).assign(budget=name)
+        for name in budgets
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else summary_of(models).assign(budget=None)
+    of_all = table["order"] == BASELINE
+    table.loc[of_all, "budget"] = None
+    table.insert(1, "budget", table.pop("budget"))
+    return table[~of_all | ~of_all.duplicated()].reset_index(drop=True)
 
 
 def summary_of(models: pd.DataFrame) -> pd.DataFrame:

@@ -2,10 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from transfer_influence.config.study import BASELINE, FailedModels
+from transfer_influence.config.study import BASELINE, Budget, FailedModels
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import write_table
@@ -25,7 +26,8 @@ def summarize_counterfactual(
 ) -> None:
     """Write one row a retrained model, but for those that failed.
 
-    Columns: `order` (`none` for the baseline), `removed` (number of units), `replicate`,
+    Columns: `order` (`none` for the baseline), `budget` (by which the model was retrained, `epochs`
+    or `steps`; null for the baseline), `removed` (number of units), `replicate`,
     `accuracy` on the target's test split, `validation_accuracy` on its validation split and
     `validation_images`, the size of that (null if there is none), `class_accuracy` and `auroc` on
     the test split, `source_accuracy` before the transfer, on the source's test split (of the
@@ -43,11 +45,12 @@ def summarize_counterfactual(
             `failed_models` is "stop"; all replicates of a point failed.
     """
     tables = []
-    left: set[tuple[str, int]] = set()  # points with a model
-    failed: dict[tuple[str, int], tuple[Path, list[int]]] = {}  # with a table, and who failed there
+    left: set[Point] = set()  # points with a model
+    failed: dict[Point, tuple[Path, list[int]]] = {}  # with a table, and who failed there
     for path, source_path in zip(transfers, sources, strict=True):
         removal = read_provenance(source_path)["settings"]
-        point = (removal["order"] or BASELINE, removal["count"])
+        budget = removal["budget"] if removal["order"] else None
+        point = Point(removal["order"] or BASELINE, budget, removal["count"])
         rows, source, lost = read_outcomes(path, source_path)
         if lost:
             failed[point] = path, lost
@@ -58,34 +61,42 @@ def summarize_counterfactual(
     for point, (path, lost) in failed.items():
         if point not in left:
             # The baseline cannot be left out.
-            spared = f", or leave {point[1]} out of counterfactuals.counts" if point[1] else ""
+            spared = f", or leave {point.removed} out of counterfactuals.counts"
             raise UserError(
-                f"{path}: the training of all replicates failed; change the recipe{spared}."
+                f"{path}: the training of all replicates failed; change the recipe"
+                f"{spared if point.removed else ''}."
             )
         if failed_models == "stop":
-            order, count = point
             numbers = ", ".join(map(str, lost))
             raise UserError(
-                f"{path}: the training of replicate(s) {numbers} with {count} units removed "
-                f"({order}) failed; change the recipe, or go on without them by "
+                f"{path}: the training of replicate(s) {numbers} with {point.removed} units "
+                f"removed ({point.order}) failed; change the recipe, or go on without them by "
                 f"failed_models: exclude."
             )
     write_table(pa.concat_tables(tables), output, provenance)
 
 
-def point_rows(point: tuple[str, int], rows: pa.Table, source: pa.Table) -> pa.Table:
-    """Return the rows of the models of one point of a curve: an order, and how many it lost.
+class Point(NamedTuple):
+    """A point of a curve: an order, what retraining may take, and how many units are removed."""
+
+    order: str
+    budget: Budget | None
+    removed: int
+
+
+def point_rows(point: Point, rows: pa.Table, source: pa.Table) -> pa.Table:
+    """Return the rows of the models of one point of a curve.
 
     Args:
-        point: order and number of removed units.
+        point: which one.
         rows: transferred models.
         source: the retrained source models, in the same order.
     """
-    order, removed = point
     return pa.table(
         {
-            "order": [order] * len(rows),
-            "removed": pa.array([removed] * len(rows), pa.int32()),
+            "order": [point.order] * len(rows),
+            "budget": pa.array([point.budget] * len(rows), pa.string()),
+            "removed": pa.array([point.removed] * len(rows), pa.int32()),
             "replicate": rows["model"],
             "accuracy": rows["accuracy"],
             **{

@@ -33,6 +33,10 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
+# What a sentence adds for curves of models that were retrained by a budget.
+BUDGETS = {"epochs": "", "steps": ", at equal steps"}
+
+
 def differences(models: pd.DataFrame, order: str, control: str) -> pd.DataFrame:
     """Compare each point of a curve with its control, replicate by replicate.
 
@@ -109,12 +113,13 @@ def verdict_sentences(summary: pd.DataFrame) -> list[str]:
     """Return what the curves of one (target, mode) show and do not show, a sentence a claim.
 
     Args:
-        summary: see `curves.summary_of`.
+        summary: see `curves.summary_of_budgets`.
     """
     return [
-        f"{claim.sentence}: {_answer(rows, claim)}"
+        f"{claim.sentence}{BUDGETS[budget]}: {_answer(rows, claim)}"
+        for budget in summary["budget"].dropna().unique()
         for order, claim in CLAIMS.items()
-        if len(rows := summary[summary["order"] == order])
+        if len(rows := summary[(summary["order"] == order) & (summary["budget"] == budget)])
     ]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform, offset_copy
 
-from transfer_influence.config.study import BASELINE, PLURAL, Unit
+from transfer_influence.config.study import BASELINE, PLURAL, Budget, Unit
 from transfer_influence.counterfactual.verdicts import verdict_sentences
 from transfer_influence.figures.style import (
     BLACK,
@@ -33,16 +34,18 @@ ORDERS = {
 # Of lists, each in turn: so many of either that 20 lists differ.
 LIST_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LIST_MARKERS = ["v", "P", "X", "*", "d"]
+# What a panel is called by the budget of its models.
+PANELS = {"epochs": "as many epochs as before", "steps": "as many steps as before"}
 APART, SPREAD = 4.0, 24.0  # points between neighbouring curves, and at most between the outer ones
 
 
 def counterfactual_table(summary: Path) -> pd.DataFrame:
     """Return the summary of the retrained models: one row an order and number of removed units.
 
-    For its columns see `counterfactual.curves.summary_of`.
+    For its columns see `counterfactual.curves.summary_of_budgets`.
     """
-    columns = ["order", "removed", "replicates", "accuracy", "low", "high", "best_removed"]
-    read_rows(summary, [*columns, "validation_images"])
+    columns = ["order", "budget", "removed", "replicates", "accuracy", "low", "high"]
+    read_rows(summary, [*columns, "best_removed", "validation_images"])
     return read_rows(summary, open_table(summary).schema_arrow.names)
 
 
@@ -53,16 +56,47 @@ def counterfactual_curves(
     """Draw the target accuracy against the number of removed units, one line an order.
 
     All lines start at the models that lost nothing. A ring marks the number of each order that is
-    best by validation accuracy. Above stands what the curves show, and what they do not.
+    best by validation accuracy. Above stands what the curves show, and what they do not. Curves of
+    each budget have a panel of their own.
     """
     table = counterfactual_table(summary)
-    models = read_rows(counterfactuals, ["order", "removed", "accuracy"])
-    figure = Figure(figsize=(WIDTH, 4.7))
-    axes = figure.subplots()
+    models = read_rows(counterfactuals, ["order", "budget", "removed", "accuracy"])
+    budgets: list[Budget | None] = list(table["budget"].dropna().unique()) or [None]
+    figure = Figure(figsize=(WIDTH, 4.7 if len(budgets) == 1 else 5.2))
+    panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
+    styles = _order_styles(table)
+    for axes, budget in zip(panels, budgets, strict=True):
+        _panel(axes, _of_budget(table, budget), _of_budget(models, budget), styles)
+        axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
+        if budget is not None and len(budgets) > 1:
+            axes.set_title(PANELS[budget], fontsize=9)
+    panels[0].set_ylabel("accuracy on the target (%)")
+    drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
+    chosen = table[table["best_removed"].notna()]  # on the same images everywhere
+    images = chosen["validation_images"].max()
+    ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
+    title = f"Order of removal ({drawn};\nfaint dots: single retrained models{ring})"
+    _legend(figure, panels[0], title)
+    sentences = [sentence[0].upper() + sentence[1:] for sentence in verdict_sentences(table)]
+    below = [""] if len(budgets) > 1 else []  # room for what the panels are called
+    panels[0].set_title("\n".join(sentences + below), loc="left", fontsize=8.5)
+    set_title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
+    return figure
+
+
+def _of_budget(rows: pd.DataFrame, budget: Budget | None) -> pd.DataFrame:
+    """Return what belongs to the curves of a budget: its own rows, and those of the baseline."""
+    return rows[(rows["budget"] == budget) | rows["budget"].isna()]
+
+
+def _panel(
+    axes: Axes,
+    table: pd.DataFrame,
+    models: pd.DataFrame,
+    styles: dict[str, tuple[str, str, str]],
+) -> None:
+    """Draw the curves of one budget."""
     baseline = table[table["order"] == BASELINE]
-    styles = {
-        order: look for order, look in _order_styles(table).items() if order in set(table["order"])
-    }
     shifts = _shifts(len(styles))
     right_of_all = _shifted(axes, max(shifts, default=0.0) + 6.0)
     for (order, (label, colour, marker)), shift in zip(styles.items(), shifts, strict=True):
@@ -81,24 +115,14 @@ def counterfactual_curves(
     axes.autoscale_view()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
-    axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
-    axes.set_ylabel("accuracy on the target (%)")
-    drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
-    chosen = table[table["best_removed"].notna()]  # on the same images everywhere
-    images = chosen["validation_images"].max()
-    ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
-    _legend(figure, f"Order of removal ({drawn};\nfaint dots: single retrained models{ring})")
-    sentences = [sentence[0].upper() + sentence[1:] for sentence in verdict_sentences(table)]
-    axes.set_title("\n".join(sentences), loc="left", fontsize=8.5)
-    set_title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
-    return figure
 
 
 def _order_styles(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
-    """Return label, colour and marker of each order, lists by their names after the known ones."""
+    """Return label, colour and marker of each order there is, lists by their names at the end."""
+    known = {order: look for order, look in ORDERS.items() if order in set(table["order"])}
     lists = [order for order in table["order"].unique() if order not in (BASELINE, *ORDERS)]
     styles = zip(lists, itertools.cycle(LIST_COLOURS), itertools.cycle(LIST_MARKERS))
-    return ORDERS | {name: (short(name, 30), colour, marker) for name, colour, marker in styles}
+    return known | {name: (short(name, 30), colour, marker) for name, colour, marker in styles}
 
 
 def _shifts(curves: int) -> list[float]:
@@ -114,10 +138,12 @@ def _shifted(axes: Axes, points: float) -> Transform:
     return offset_copy(axes.transData, axes.get_figure(root=True), x=points, units="points")
 
 
-def _legend(figure: Figure, title: str) -> None:
+def _legend(figure: Figure, axes: Axes, title: str) -> None:
     """Put a legend below a figure, in up to 4 columns: as many as its width has room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    place: Literal["outside lower center"] = "outside lower center"
     for columns in (4, 3, 2, 1):
-        legend = figure.legend(loc="outside lower center", ncols=columns, title=title)
+        legend = figure.legend(handles, labels, loc=place, ncols=columns, title=title)
         legend.get_title().set_multialignment("center")
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             break

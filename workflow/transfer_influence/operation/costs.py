@@ -180,7 +180,7 @@ def steps_of_model(recipe: Recipe, examples: int) -> int:
 
 def evaluations_of_model(recipe: Recipe) -> int:
     """Return how often one model is evaluated: as its recipe says, and once in the end."""
-    return sum(recipe.is_evaluated(epoch) for epoch in range(recipe.epochs)) + 1
+    return sum(recipe.is_evaluated(epoch, recipe.epochs) for epoch in range(recipe.epochs)) + 1
 
 
 def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:

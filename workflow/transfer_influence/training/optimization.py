@@ -19,12 +19,19 @@ class Optimization:
     Attributes:
         batch_size: images a step.
         steps: in an epoch; images that fill no batch are left out of it.
+        epochs: how many, of which the last one may be cut short.
+        resolutions: side of the images in each epoch, in pixels.
         loss: of logits (n, classes) and labels (n,), the mean over the batch.
         rate: learning rate of the last step.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, labels: np.ndarray, device: torch.device
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        labels: np.ndarray,
+        device: torch.device,
+        as_for: int | None = None,
     ) -> None:
         """Prepare the steps.
 
@@ -33,6 +40,7 @@ class Optimization:
             recipe: how to train it.
             labels: int64 (n,), of the training images.
             device: where.
+            as_for: take as many steps, at the same rates, as with that many images; None for n.
 
         Raises:
             UserError: there are fewer than two images, or too few steps for the learning rate ever
@@ -43,7 +51,15 @@ class Optimization:
         if self.batch_size < 2:
             raise UserError(f"{len(labels)} training images; give it at least 2.")
         self.steps = len(labels) // self.batch_size
-        schedule = learning_rates(recipe, self.steps)
+        images = len(labels) if as_for is None else as_for
+        planned = images // min(recipe.batch_size, images)  # steps in an epoch of the schedule
+        schedule = learning_rates(recipe, planned)
+        self._left = len(schedule)
+        self.epochs = -(-len(schedule) // self.steps)
+        self.resolutions = [
+            recipe.training_resolutions[epoch * self.steps // planned]
+            for epoch in range(self.epochs)
+        ]
         if not schedule.any():
             raise UserError(
                 f"{len(schedule)} step(s) in all, at learning rate 0; raise the recipe's epochs or "
@@ -56,9 +72,15 @@ class Optimization:
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.loss = training_loss(recipe, labels, head_of(model).out_features).to(device)
 
+    @property
+    def steps_left(self) -> int:
+        """Steps in the epoch that begins now."""
+        return min(self.steps, self._left)
+
     def step(self, loss: torch.Tensor) -> None:
         """Change the model's parameters so that the loss of a batch falls."""
         self.rate = next(self._rates)
+        self._left -= 1
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer, rate=self.rate)  # type: ignore[arg-type]

@@ -60,6 +60,7 @@ def train_sources(
                     kept,
                     source.seeds,
                     name_of(source),
+                    as_for=len(trainer.train_loader.labels) if keeps_steps(stage) else None,
                     test=lambda: trainer.evaluate(model, own),
                     watch=watch,
                 )
@@ -67,6 +68,11 @@ def train_sources(
 
         make_each(shard, models, train, trainer, stage.unit, options)
         finish(shard, models, weights, origin, trainer)
+
+
+def keeps_steps(stage: SourceStage | RemovalStage) -> bool:
+    """Tell whether models take as many steps as with nothing removed."""
+    return isinstance(stage, RemovalStage) and stage.budget == "steps"
 
 
 def make_each(

@@ -109,6 +109,7 @@ class Trainer:
         seeds: TrainingSeeds,
         name: str,
         *,
+        as_for: int | None = None,
         test: Callable[[], Evaluation] | None = None,
         watch: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
@@ -119,6 +120,7 @@ class Trainer:
             examples: int64 (n,), the training images to train on.
             seeds: for the order of the examples and their augmentation.
             name: what to call the model in the log and in errors.
+            as_for: take as many steps, at the same learning rates, as with that many examples.
             test: evaluates the model as it is, after the epochs that the recipe says; its accuracy
                 decides which epoch was the best.
             watch: told the number of each epoch, counted from 1, and what is known of it, by name.
@@ -131,26 +133,26 @@ class Trainer:
         log.info("%s: starts, seeds %s", name, seeds)
         labels = self.train_loader.labels[examples]
         try:
-            optimization = Optimization(model, self.recipe, labels, self.device)
+            optimization = Optimization(model, self.recipe, labels, self.device, as_for)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         best = _Best(model)
         loader, network = self._inputs(model)
-        for epoch in range(self.recipe.epochs):
+        for epoch in range(optimization.epochs):
             started = time.monotonic()
             prepare_for_training(model, self.recipe)  # each time, as an evaluation undoes it
             loss = self._epoch(loader, network, optimization, examples, seeds, epoch)
             rate, seconds = optimization.rate, time.monotonic() - started
-            told = f"{name}: epoch {epoch + 1}/{self.recipe.epochs}"
+            told = f"{name}: epoch {epoch + 1}/{optimization.epochs}"
             log.info("%s, loss %.4f, learning rate %.4g, %.1f s", told, loss, rate, seconds)
             if not np.isfinite(loss):
                 raise NotFiniteError(
                     f"{name} (seeds {seeds}): the loss is {loss} after epoch {epoch + 1}; lower "
                     f"the recipe's learning_rate ({self.recipe.learning_rate})."
                 )
-            resolution = self.recipe.training_resolutions[epoch]
+            resolution = optimization.resolutions[epoch]
             known = {"train/loss": loss, "learning_rate": rate, "resolution": resolution}
-            if test is not None and self.recipe.is_evaluated(epoch):
+            if test is not None and self.recipe.is_evaluated(epoch, optimization.epochs):
                 found = test()
                 log.info("%s, test accuracy %.4f, loss %.4f", told, found.accuracy, found.loss)
                 known |= {"test/accuracy": found.accuracy, "test/loss": found.loss}
@@ -236,10 +238,10 @@ class Trainer:
         epoch: int,
     ) -> float:
         """Train a model for one epoch; return its mean loss."""
-        batch_size, steps = optimization.batch_size, optimization.steps
+        batch_size, steps = optimization.batch_size, optimization.steps_left
         order = epoch_order(examples, seeds.order, epoch)[: steps * batch_size]
         key = augmentation_key(seeds.augmentation, epoch)
-        resolution = self.recipe.training_resolutions[epoch]
+        resolution = optimization.resolutions[epoch]
         total = torch.zeros((), device=self.device)
         for inputs, labels in loader.batches(order, batch_size, key, resolution):
             with mixed_precision(self.recipe, self.device):
