@@ -5,7 +5,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm soak bench lint format
+.PHONY: help setup demo test test-slurm soak bench readme lint format
 
 # The tools come from .venv, whatever the user's shell has activated. Only the set-up itself starts
 # from the user's own interpreter (:= takes PATH as it is on that line).
@@ -52,6 +52,9 @@ bench: .venv/.complete ## Run the benchmarks, each against a reference, in about
 	python benchmarks/training_throughput.py --cases small photographs --steps 4 \
 		--small-batch-sizes 64 --images 128 --batch-size 32 --resolution 160 --repetitions 3
 	python benchmarks/lost_records.py 300
+
+readme: .venv/.complete ## Rewrite what README.md says of the demo, from its results
+	python docs/demo_section.py
 
 lint: .venv/.complete ## Check style, types and the workflow; changes nothing
 	ruff check .

@@ -151,6 +151,12 @@ def test_retraining_costs_by_the_classes_that_are_left(study):
     assert seconds["random-2-0"] == 20 + 3 * (1 + 800 // 16 * 2 * 0.5 + 4)
 
 
+def test_retraining_by_steps_costs_as_much_as_with_nothing_removed(tmp_path, study):
+    counterfactuals = {"counts": [2], "orders": ["random"], "budgets": ["steps"]}
+    by_steps = study_in(tmp_path, counterfactuals=counterfactuals)
+    assert set(examples_of_jobs(by_steps, group_of(by_steps, "counterfactual_source"))) == {TRAIN}
+
+
 # A fifth of 40 training images is held out; the second transfer is evaluated on these 8 of 500.
 @pytest.mark.parametrize(
     ("rule", "fraction", "once_more"),

@@ -184,7 +184,7 @@ def evaluations_of_model(recipe: Recipe) -> int:
 
 
 def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
-    """Return on how many training images the models of each job are trained.
+    """Return for how many training images the steps of the models of each job are.
 
     Where units are left out, as if all had the same number of images.
 
@@ -196,8 +196,11 @@ def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
     if group.rule == "train_sources":
         kept = [units_of_model(study, units)] * len(group.jobs)
     elif group.rule == "counterfactual_source":
-        removals = study.all_removals
-        kept = [units - removals[job.name].count for job in group.jobs]
+        removals = [study.all_removals[job.name] for job in group.jobs]
+        # By steps, a model takes as long as with nothing removed.
+        kept = [
+            units - removal.count if removal.budget == "epochs" else units for removal in removals
+        ]
     else:
         kept = [units] * len(group.jobs)
     return [sidecar.train_count * each // units for each in kept]
