@@ -53,6 +53,7 @@ def test_a_study_of_examples(project):
             "counts": [150],
             "lists": {"picked": "picked.txt"},
             "replicates": 1,
+            "budgets": ["epochs", "steps"],
         },
     )
     run(project)
@@ -74,14 +75,17 @@ def test_a_study_of_examples(project):
     table = pd.read_parquet(project.results / "counterfactuals/held_out/fixed.parquet")
     removed = ~unpack(table["mask"].tolist(), EXAMPLES)
     found = {
-        (row.order, row.removed): set(np.flatnonzero(mask))
+        (row.order, row.budget, row.removed): set(np.flatnonzero(mask))
         for row, mask in zip(table.itertuples(), removed, strict=True)
     }
     assert found == {
-        ("none", 0): set(),
-        ("bottom", 150): set(ranking["unit"][-150:]),
-        ("picked", 3): {5, 17, 300},
+        ("none", None, 0): set(),
+        **{("bottom", budget, 150): set(ranking["unit"][-150:]) for budget in ("epochs", "steps")},
+        **{("picked", budget, 3): {5, 17, 300} for budget in ("epochs", "steps")},
     }
+    accuracies = table.set_index(["order", "budget"])["source_accuracy"]
+    # 250 images are 15 steps an epoch where 400 are 25; 397 are 24, so one step more.
+    assert accuracies["bottom", "epochs"] != accuracies["bottom", "steps"]
     curves = pd.read_parquet(project.results / "counterfactuals/held_out/fixed.summary.parquet")
     points = list(zip(curves["order"], curves["removed"], strict=True))
     assert points == [("none", 0), ("bottom", 150), ("picked", 3)]

@@ -151,6 +151,17 @@ def test_one_more_count_plans_the_new_points_and_their_curves(clone):
     )
 
 
+def test_another_budget_plans_its_points_and_the_curves(clone):
+    clone.write_study(counterfactuals={**STUDY["counterfactuals"], "budgets": ["epochs", "steps"]})
+    by_steps = {
+        job.replace("-2-0", "-2-steps-0")
+        for job in retrained_models("random-2")
+        | retrained_transfers(*PAIRS, points=["random-2"])
+        | ranked_removals(*PAIRS, count=2)
+    }
+    assert clone.planned() == by_steps | curves(*PAIRS) | failures(*PAIRS)
+
+
 def test_one_more_replicate_plans_the_jobs_of_its_models_and_the_curves(clone):
     """They train the new models only: see test_counterfactual.py."""
     clone.write_study(counterfactuals={**STUDY["counterfactuals"], "replicates": 2})
