@@ -21,8 +21,8 @@ NUMBERS = CHECKOUT / "docs" / "demo.csv"
 README = CHECKOUT / "README.md"
 BEGIN, END = "<!-- demo: written by `make readme` -->", "<!-- end of demo -->"
 FIGURES = {
-    "report/uci_digits/fixed/influences.png": "demo-influences.png",
-    "report/uci_digits/fixed/counterfactuals.png": "demo-counterfactuals.png",
+    "report/uci_digits/full/influences.png": "demo-influences.png",
+    "report/uci_digits/full/counterfactuals.png": "demo-counterfactuals.png",
 }
 TRANSFERS = {
     ("uci_digits", "fixed"): "`uci_digits`, new head",

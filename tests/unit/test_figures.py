@@ -34,7 +34,11 @@ from transfer_influence.figures.counterfactuals import (
 )
 from transfer_influence.figures.images import contact_sheet, example_indices
 from transfer_influence.figures.influences import MOST_BARS, influence_bars, influence_table
-from transfer_influence.figures.reliability import reliability_curves, reliability_table
+from transfer_influence.figures.reliability import (
+    APART,
+    reliability_curves,
+    reliability_table,
+)
 from transfer_influence.figures.style import OUTCOMES, save
 from transfer_influence.figures.tables import MOST_ROWS, save_table
 from transfer_influence.provenance import identity, read_provenance
@@ -295,6 +299,7 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
     np.testing.assert_allclose(ends[0], [[64, 1 / 3], [64, 2.5 / 3]])
     dashed = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([64, 288])
+    assert dashed[1].get_xdata()[[0, -1]] == pytest.approx([40 * APART, 64 * APART])
     assert dashed[0].get_ydata()[[0, -1]] == pytest.approx([1 / 1.5, 0.9])
 
 

@@ -18,6 +18,7 @@ ESTIMATORS: dict[Estimator, tuple[str, str, str]] = {
     "ridge": ("ridge", VERMILION, "s"),
     "lasso": ("lasso", BLACK, "^"),
 }
+APART = 1.02  # from the markers of one estimator to those of the next, as a factor
 
 
 def reliability_table(tables: Sequence[Path], estimators: Sequence[Estimator]) -> pd.DataFrame:
@@ -48,14 +49,15 @@ def reliability_curves(
     figure = Figure(figsize=(WIDTH, 3.8))
     axes = figure.subplots()
     axes.axhline(ENOUGH, color=GREY, linewidth=1.0, linestyle=":")
-    for estimator in estimators:
+    for place, estimator in enumerate(estimators):
+        beside = APART**place  # or equal values would hide each other
         label, colour, marker = ESTIMATORS[estimator]
         rows = table[table["estimator"] == estimator].set_index("statistic")
         known = rows.loc[rows.index == "reliability"].dropna(subset="value").sort_values("models")
         enough = rows[rows.index == "models_needed"].iloc[0]
         needed = enough["value"]
         axes.plot(
-            known["models"],
+            beside * known["models"],
             known["value"],
             color=colour,
             marker=marker,
@@ -65,13 +67,19 @@ def reliability_curves(
         )
         sure = known.dropna(subset="low")
         ends = [sure["value"] - sure["low"], sure["high"] - sure["value"]]
-        axes.errorbar(sure["models"], sure["value"], ends, fmt="none", ecolor=colour, capsize=3)
+        axes.errorbar(
+            beside * sure["models"], sure["value"], ends, fmt="none", ecolor=colour, capsize=3
+        )
         if len(known) and np.isfinite(needed):
             last = known.iloc[-1]
-            models = np.geomspace(last["models"], max(needed, last["models"]), 50)
+            models = np.geomspace(*sorted([last["models"], needed]), 50)
             predicted = spearman_brown(last["value"], models / last["models"])
-            axes.plot(models, predicted, color=colour, linewidth=1.2, linestyle="--")
+            axes.plot(beside * models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)
+    shown = table.loc[table["statistic"].isin(["reliability", "models_needed"])].dropna()
+    models = [*shown["models"], *shown.loc[shown["statistic"] == "models_needed", "value"]]
+    if models:  # a single point has no limits of its own
+        axes.set_xlim(min(models) / 1.3, max(models) * 1.3)
     axes.xaxis.set_major_formatter(lambda models, _: f"{models:,.0f}")
     axes.set_ylim(-0.02, 1.02)  # markers at 0 and 1 are whole
     axes.grid(axis="y")

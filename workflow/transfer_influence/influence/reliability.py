@@ -108,13 +108,13 @@ def reliability_curve(
         seed: of the study.
     """
     found = estimated_reliability(data, whole)
-    for number, half in enumerate(split_halves(data, estimator, seed)):
+    for half in split_halves(data, estimator, seed):
         yield half
         predicted = Measure("reliability", 2 * half.models, spearman_brown(half.value, 2))
-        if number > 0:
-            yield predicted
-        elif found is None:
+        if found is None:
             found = predicted
+        elif predicted.models < len(data):
+            yield predicted
     found = found or Measure("reliability", len(data), np.nan)
     if np.isfinite(found.value):
         yield found
