@@ -33,6 +33,8 @@ SMALL = Architecture(width=4)
 RECIPE = Recipe(**recipe_values(epochs=1))
 MODELS = [0, 1, 2, 3]
 
+TOP = {"order": "top", "count": 2, "budget": "epochs"}  # settings of a removal
+
 
 def options(failed_models: FailedModels) -> JobOptions:
     return JobOptions(gpus=0, processes=1, workers=1, scratch=None, failed_models=failed_models)
@@ -379,7 +381,9 @@ def test_influences_without_the_failed_models_are_right(planted, tmp_path):
 
 def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, spoilt, caplog):
     spoilt.names = {"source model 1", "source model 2 on planted, fixed"}
-    shard = train_shard(planted, tmp_path, "exclude", settings={"order": "top", "count": 2})
+    shard = train_shard(
+        planted, tmp_path, "exclude", settings={"order": "top", "count": 2, "budget": "epochs"}
+    )
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     output = tmp_path / "summary.parquet"
     with pytest.raises(UserError) as mistake:  # as after a switch from "exclude"
@@ -404,8 +408,11 @@ def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, s
 @pytest.mark.parametrize(
     ("removal", "remedy"),
     [
-        ({"order": "top", "count": 2}, ", or leave 2 out of counterfactuals.counts."),
-        ({"order": None, "count": 0}, "."),
+        (
+            {"order": "top", "count": 2, "budget": "epochs"},
+            ", or leave 2 out of counterfactuals.counts.",
+        ),
+        ({"order": None, "count": 0, "budget": "epochs"}, "."),
     ],
 )
 def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path, removal, remedy):

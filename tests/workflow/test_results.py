@@ -1,9 +1,10 @@
 """The list of a study's files is the one that Snakemake plans, whatever the study."""
 
-from collections.abc import Callable
+from collections.abc import shutil
 from pathlib import Path
 from typing import Any
 
+import Callable
 import numpy as np
 import pytest
 import yaml
@@ -102,6 +103,7 @@ def test_the_files_of_the_shipped_studies_are_those_that_snakemake_plans(project
     small = Study.model_validate(study.model_dump() | {"models": 2 * study.models_per_job})
     path = project.folder / "config" / "tiny.yaml"
     path.write_text(yaml.safe_dump(small.model_dump(mode="json", exclude_unset=True)))
+    shutil.copytree(CHECKOUT / "config" / "lists", project.folder / "config" / "lists")
     for name in study.datasets:
         for settings, _ in find_with_parts(name, [CHECKOUT / "config" / "datasets"]).values():
             for _, place in settings.places:
