@@ -381,9 +381,7 @@ def test_influences_without_the_failed_models_are_right(planted, tmp_path):
 
 def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, spoilt, caplog):
     spoilt.names = {"source model 1", "source model 2 on planted, fixed"}
-    shard = train_shard(
-        planted, tmp_path, "exclude", settings={"order": "top", "count": 2, "budget": "epochs"}
-    )
+    shard = train_shard(planted, tmp_path, "exclude", settings=TOP)
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     output = tmp_path / "summary.parquet"
     with pytest.raises(UserError) as mistake:  # as after a switch from "exclude"
@@ -408,10 +406,7 @@ def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, s
 @pytest.mark.parametrize(
     ("removal", "remedy"),
     [
-        (
-            {"order": "top", "count": 2, "budget": "epochs"},
-            ", or leave 2 out of counterfactuals.counts.",
-        ),
+        (TOP, ", or leave 2 out of counterfactuals.counts."),
         ({"order": None, "count": 0, "budget": "epochs"}, "."),
     ],
 )

@@ -1,10 +1,10 @@
 """The list of a study's files is the one that Snakemake plans, whatever the study."""
 
-from collections.abc import shutil
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import Callable
 import numpy as np
 import pytest
 import yaml
