@@ -14,6 +14,9 @@ from transfer_influence.models.building import freeze_for
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.training import features, trainer
 from transfer_influence.training.trainer import Trainer
+from transfer_influence.vision import torchvision
+
+StochasticDepth = torchvision.ops.StochasticDepth
 
 CPU = torch.device("cpu")
 SEEDS = TrainingSeeds(weights=1, order=2, augmentation=3)
@@ -107,32 +110,45 @@ def test_features_that_do_not_fit_are_not_kept(planted, monkeypatch):
     assert trained(planted, recipe()).images == 6 * 48
 
 
+class FunctionalDropout(nn.Module):
+    """Drops units without a layer for it, as attention does."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(features, 0.5, self.training)
+
+
 def linear(*layers: nn.Module, after: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
     last = [] if after is None else [after]
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 8), *layers, nn.Linear(8, 6), *last)
 
 
+# Of a look at a few images: how often the network sees each.
 @pytest.mark.parametrize(
-    ("model", "kept"),
+    ("model", "kept", "looks"),
     [
-        (linear(nn.ReLU()), True),
-        (linear(nn.Dropout(0.5)), False),
-        (linear(after=nn.Softmax(dim=1)), False),
-        (linear(nn.BatchNorm1d(8)), True),
-        (linear(nn.LayerNorm(8)), True),
+        (linear(nn.ReLU()), True, 3),
+        (linear(nn.BatchNorm1d(8)), True, 3),
+        (linear(nn.LayerNorm(8)), True, 3),
+        (linear(nn.Dropout(0.0)), True, 3),
+        (linear(nn.Dropout(0.5)), False, 0),
+        (linear(StochasticDepth(0.01, "row")), False, 0),
+        (linear(FunctionalDropout()), False, 2),
+        (linear(after=nn.Softmax(dim=1)), False, 3),
     ],
-    ids=["relu", "dropout", "something after the head", "batchnorm", "layernorm"],
+    ids=[
+        *("relu", "batchnorm", "layernorm", "no dropout", "dropout", "stochastic depth"),
+        *("dropout without a layer", "something after the head"),
+    ],
 )
-def test_only_features_of_a_function_are_kept(planted, model, kept):
-    expected = 60 + 3 * features.PROBED if kept else 6 * 48 + 2 * features.PROBED
-    probed = trained(planted, recipe(), model=model).images
-    assert probed == expected + (features.PROBED if "Softmax" in str(model) else 0)
+def test_only_features_of_a_function_are_kept(planted, model, kept, looks):
+    found = trained(planted, recipe(), model=model).images
+    assert found == (60 if kept else 6 * 48) + looks * features.PROBED
 
 
 def test_a_look_at_features_draws_no_random_numbers(planted, monkeypatch):
     def weights(looked: bool) -> torch.Tensor:
-        model = linear(nn.Dropout(0.5))
+        model = linear(FunctionalDropout())
         if not looked:
             monkeypatch.setattr(trainer, "keeps_features", lambda *_: False)
         return trained(planted, recipe(), model=model).model[-1].weight

@@ -72,7 +72,8 @@ def reliability_curves(
         )
         if len(known) and np.isfinite(needed):
             last = known.iloc[-1]
-            models = np.geomspace(*sorted([last["models"], needed]), 50)
+            first, end = sorted([float(last["models"]), float(needed)])
+            models = np.geomspace(first, end, 50)
             predicted = spearman_brown(last["value"], models / last["models"])
             axes.plot(beside * models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)

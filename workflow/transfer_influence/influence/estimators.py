@@ -251,7 +251,8 @@ class DifferenceInMeans:
         explained += sums**2 / classes * order / (order - classes) if order > classes else 0.0
         explained *= models / 4 * (order - 1) / order
         freedom = models - 1 - (classes if order > classes else classes - 1)
-        noise = np.sqrt(np.maximum(total - explained, 0.0) / freedom)
+        left = np.maximum(total - explained, 0.0)
+        noise = np.sqrt(left / freedom) if freedom else np.full_like(left, np.nan)
         for units in blocks:
             if len(blocks) > 1:
                 differences, _ = self._balanced_differences(units, outcomes, shift)

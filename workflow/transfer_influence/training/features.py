@@ -53,6 +53,10 @@ class FrozenModel:
         They are not where the backbone drops units at random, or where something follows the head.
         The model is left in the state of evaluation.
         """
+        # A layer that drops little may drop nothing of a few images.
+        if any(_drops(module) for module in self.model.modules()):
+            self.model.eval()
+            return False
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # as if nothing had been drawn
             trained = self.features(images)
@@ -61,6 +65,13 @@ class FrozenModel:
         if evaluated.ndim != 2 or not torch.equal(trained, evaluated):
             return False
         return torch.equal(self.head(evaluated), self.network(images))
+
+
+def _drops(module: nn.Module) -> bool:
+    """Tell whether a layer drops units, or whole branches, at random in training."""
+    drops = isinstance(module, nn.modules.dropout._DropoutNd)
+    drops |= type(module).__name__ == "StochasticDepth"
+    return drops and float(getattr(module, "p", 0.0)) > 0
 
 
 def only_head_trains(model: nn.Module) -> bool:
