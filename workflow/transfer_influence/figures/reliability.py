@@ -78,9 +78,9 @@ def reliability_curves(
             axes.plot(beside * models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)
     shown = table.loc[table["statistic"].isin(["reliability", "models_needed"])].dropna()
-    models = [*shown["models"], *shown.loc[shown["statistic"] == "models_needed", "value"]]
-    if models:  # a single point has no limits of its own
-        axes.set_xlim(min(models) / 1.3, max(models) * 1.3)
+    numbers = [*shown["models"], *shown.loc[shown["statistic"] == "models_needed", "value"]]
+    if numbers:  # a single point has no limits of its own
+        axes.set_xlim(min(numbers) / 1.3, max(numbers) * 1.3)
     axes.xaxis.set_major_formatter(lambda models, _: f"{models:,.0f}")
     axes.set_ylim(-0.02, 1.02)  # markers at 0 and 1 are whole
     axes.grid(axis="y")
