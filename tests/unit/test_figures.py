@@ -297,6 +297,9 @@ def test_reliability_is_drawn_up_to_the_models_that_are_enough(tmp_path):
     assert known.get_ydata() == pytest.approx([0.6 / 1.3, 1 / 1.5])
     (ends,) = [bars.lines[2][0].get_segments() for bars in figure.axes[0].containers][:1]
     np.testing.assert_allclose(ends[0], [[64, 1 / 3], [64, 2.5 / 3]])
+    left, right = figure.axes[0].get_xlim()
+    assert left < 32
+    assert right > 288
     dashed = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_xdata()[[0, -1]] == pytest.approx([64, 288])
     assert dashed[1].get_xdata()[[0, -1]] == pytest.approx([40 * APART, 64 * APART])

@@ -77,7 +77,8 @@ def reliability_curves(
             predicted = spearman_brown(last["value"], models / last["models"])
             axes.plot(beside * models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)
-    shown = table.loc[table["statistic"].isin(["reliability", "models_needed"])].dropna()
+    shown = table.loc[table["statistic"].isin(["reliability", "models_needed"])]
+    shown = shown.dropna(subset="value")
     numbers = [*shown["models"], *shown.loc[shown["statistic"] == "models_needed", "value"]]
     if numbers:  # a single point has no limits of its own
         axes.set_xlim(min(numbers) / 1.3, max(numbers) * 1.3)
