@@ -78,7 +78,7 @@ def reliability_curves(
             axes.plot(beside * models, predicted, color=colour, linewidth=1.2, linestyle="--")
     axes.set_xscale("log", base=2)
     shown = table.loc[table["statistic"].isin(["reliability", "models_needed"])]
-    shown = shown.dropna(subset="value")
+    shown = shown[np.isfinite(shown["value"])]
     numbers = [*shown["models"], *shown.loc[shown["statistic"] == "models_needed", "value"]]
     if numbers:  # a single point has no limits of its own
         axes.set_xlim(min(numbers) / 1.3, max(numbers) * 1.3)
