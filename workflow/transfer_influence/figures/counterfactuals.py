@@ -1,6 +1,7 @@
 """What retraining without some source units does to a target."""
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,7 @@ ORDERS = {
 LIST_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LIST_MARKERS = ["v", "P", "X", "*", "d"]
 # What a panel is called by the budget of its models.
-PANELS = {"epochs": "as many epochs as before", "steps": "as many steps as before"}
+PANELS = {"epochs": "By epochs: as many as before", "steps": "By steps: as many as before"}
 APART, SPREAD = 4.0, 24.0  # points between neighbouring curves, and at most between the outer ones
 
 
@@ -62,14 +63,17 @@ def counterfactual_curves(
     table = counterfactual_table(summary)
     models = read_rows(counterfactuals, ["order", "budget", "removed", "accuracy"])
     budgets: list[Budget | None] = list(table["budget"].dropna().unique()) or [None]
-    figure = Figure(figsize=(WIDTH, 4.7 if len(budgets) == 1 else 5.2))
+    alone = len(budgets) == 1
+    figure = Figure(figsize=(WIDTH, 4.7 if alone else 5.6))
     panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
     styles = _order_styles(table)
     for axes, budget in zip(panels, budgets, strict=True):
         _panel(axes, _of_budget(table, budget), _of_budget(models, budget), styles)
         axes.set_xlabel(f"number of source {PLURAL[unit]} removed")
-        if budget is not None and len(budgets) > 1:
-            axes.set_title(PANELS[budget], fontsize=9)
+        axes.margins(x=0.05 if alone else 0.14)  # for what is drawn beside the largest number
+        said = _said(_of_budget(table, budget), 200 if alone else 58)
+        named = "" if alone or budget is None else f"{PANELS[budget]}\n"
+        axes.set_title(f"{named}{said}", loc="left", fontsize=8.5 if alone else 8)
     panels[0].set_ylabel("accuracy on the target (%)")
     drawn = "mean and 95 % t-interval" if table["low"].notna().any() else "mean"
     chosen = table[table["best_removed"].notna()]  # on the same images everywhere
@@ -77,11 +81,14 @@ def counterfactual_curves(
     ring = f"; ring: best on {images:,.0f} validation images" if len(chosen) else ""
     title = f"Order of removal ({drawn};\nfaint dots: single retrained models{ring})"
     _legend(figure, panels[0], title)
-    sentences = [sentence[0].upper() + sentence[1:] for sentence in verdict_sentences(table)]
-    below = [""] if len(budgets) > 1 else []  # room for what the panels are called
-    panels[0].set_title("\n".join(sentences + below), loc="left", fontsize=8.5)
     set_title(figure, f"{target}: accuracy after retraining without some source {PLURAL[unit]}")
     return figure
+
+
+def _said(table: pd.DataFrame, width: int) -> str:
+    """Return what some curves show, in lines of so many characters."""
+    sentences = [sentence[0].upper() + sentence[1:] for sentence in verdict_sentences(table)]
+    return "\n".join(textwrap.fill(sentence, width) for sentence in sentences)
 
 
 def _of_budget(rows: pd.DataFrame, budget: Budget | None) -> pd.DataFrame:
