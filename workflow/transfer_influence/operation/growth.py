@@ -12,11 +12,11 @@ from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.study import Study, read_study
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
-from transfer_influence.figures.tables import read_rows
 from transfer_influence.files import atomic
 from transfer_influence.influence.prophecy import models_needed
 from transfer_influence.operation.estimate import stage_plans
 from transfer_influence.operation.printing import duration
+from transfer_influence.outcomes.tables import read_table
 from transfer_influence.results import RULES, data_folder
 from transfer_influence.subsets import block_models
 
@@ -109,7 +109,9 @@ class Growth:
         """Return how reliable the influences are, for each target and mode."""
         study, found = self.study, []
         for table, (target, mode) in zip(self.tables, study.transfers, strict=True):
-            rows = read_rows(self.folder / table, ["statistic", "models", "value", "low", "high"])
+            rows = read_table(
+                self.folder / table, ["statistic", "value", "low", "high"]
+            ).to_pandas()
             whole = rows[rows["statistic"] == "reliability"].dropna(subset="low")
             ends = (np.nan,) * 3 if whole.empty else whole.iloc[-1][["value", "low", "high"]]
             found.append(Reliability(target, mode, *map(float, ends)))
