@@ -108,6 +108,7 @@ class Growth:
     def look(self) -> list[Reliability]:
         """Return how reliable the influences are, for each target and mode."""
         study, found = self.study, []
+        columns = ["statistic", "value", "low", "high"]
         for table, (target, mode) in zip(self.tables, study.transfers, strict=True):
             rows = read_table(
                 self.folder / table, ["statistic", "value", "low", "high"]
