@@ -110,9 +110,7 @@ class Growth:
         study, found = self.study, []
         columns = ["statistic", "value", "low", "high"]
         for table, (target, mode) in zip(self.tables, study.transfers, strict=True):
-            rows = read_table(
-                self.folder / table, ["statistic", "value", "low", "high"]
-            ).to_pandas()
+            rows = read_table(self.folder / table, columns).to_pandas()
             whole = rows[rows["statistic"] == "reliability"].dropna(subset="low")
             ends = (np.nan,) * 3 if whole.empty else whole.iloc[-1][["value", "low", "high"]]
             found.append(Reliability(target, mode, *map(float, ends)))
