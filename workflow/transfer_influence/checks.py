@@ -19,6 +19,7 @@ from transfer_influence.config.study import Study, check_units
 from transfer_influence.datasets.originals import state_of_originals
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar, unit_names
 from transfer_influence.errors import UserError
+from transfer_influence.models.trial import try_architecture
 from transfer_influence.results import data_folder
 from transfer_influence.subsets import (
     LEAST_BLOCKS,
@@ -254,9 +255,7 @@ def network(files: StudyFiles) -> Iterator[str]:
     """Look whether the network takes images of all resolutions."""
     architecture = files.study.source.architecture
     if architecture.name != "small_resnet":
-        from transfer_influence.models.building import check_architecture  # slow to import
-
-        yield from refusal(check_architecture, architecture, files.study.resolutions)
+        yield from refusal(try_architecture, architecture, files.study.resolutions)
 
 
 CHECKS = (descriptions, images, bank, lists, units, design, outcomes, network)
