@@ -25,18 +25,17 @@ import pyarrow.parquet as pq
 import yaml
 from scipy.stats import t
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from transfer_influence.influence.estimators import DifferenceInMeans, joined
-from transfer_influence.influence.measurements import Masks, Measurements, Outcomes, recognized
-from transfer_influence.influence.ridge import Ridge
+from estimators import CLASSES, ESTIMATORS, measured
+
+from transfer_influence.influence.estimators import joined
 from transfer_influence.subsets import unpack
 
 CHECKOUT = Path(__file__).parents[1]
 MODELS = {"uniform": 512, "complement_pairs": 304, "balanced": 304}
-CLASSES = 20
 PARTS = (38, 76, 152)
-ESTIMATORS = {"difference_in_means": DifferenceInMeans, "ridge": Ridge}
+COMPARED = ("difference_in_means", "ridge")
 OUTCOMES = ("raw_margin", "softmax_probability", "log_odds", "accuracy")
 TRANSFERS = (("uci_digits", "fixed"), ("uci_digits", "full"), ("fashion_fewshot", "fixed"))
 LEAST = 1e-6  # of a probability and of what is left of 1, for its log-odds
@@ -80,17 +79,8 @@ def read(folder: Path, sampling: str, target: str, mode: str) -> tuple[np.ndarra
 
 def influences(estimator: str, masks: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     """Return the influence of each class, float64 (CLASSES,)."""
-    models = np.arange(len(masks))
-    data = recognized(
-        Measurements(
-            models=models,
-            groups=models,
-            masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
-            targets=outcome[:, None],
-            examples=Outcomes.of(outcome[:, None]),
-        )
-    )
-    return joined(ESTIMATORS[estimator](data, 1e9).fit(data.examples)).influence[:, 0]
+    data = measured(masks, outcome)
+    return joined(ESTIMATORS[estimator](data).fit(data.examples)).influence[:, 0]
 
 
 def reference(
@@ -139,7 +129,7 @@ def compare(folder: Path) -> None:
             print(f"\n{target}, {mode}, {outcome}: correlation with the reference")
             for models in PARTS:
                 for sampling in MODELS:
-                    for estimator in ESTIMATORS:
+                    for estimator in COMPARED:
                         found = correlations(studies, sampling, estimator, outcome, models)
                         print(
                             f"{models:4} {sampling:17} {estimator:20} {shown(found)} "

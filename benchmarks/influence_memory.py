@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,17 @@ def write_target(folder: Path, classes: int, examples: int) -> None:
     (folder / "dataset.json").write_text(json.dumps(sidecar))
 
 
-def run(script: str, folder: Path, estimator: str, memory_gb: float) -> str:
-    """Run a job; return its wall and processor time, and its peak resident memory in GB."""
+@dataclass(frozen=True)
+class Used:
+    """What a job has used: wall and processor seconds, and peak resident memory in GB."""
+
+    wall: float
+    processor: float
+    memory: float
+
+
+def run(script: str, folder: Path, estimator: str, memory_gb: float) -> Used:
+    """Run a job; return what it has used."""
     stage = InfluenceStage(
         seed=0,
         unit="class",
@@ -93,9 +103,10 @@ def run(script: str, folder: Path, estimator: str, memory_gb: float) -> str:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{script}, {estimator}: exit status {status}")
-    return (
-        f"{time.monotonic() - started:.0f} s, of processor {usage.ru_utime + usage.ru_stime:.0f} s,"
-        f" peak memory {usage.ru_maxrss * 1024 / 1e9:.2f} GB"
+    return Used(
+        wall=time.monotonic() - started,
+        processor=usage.ru_utime + usage.ru_stime,
+        memory=usage.ru_maxrss * 1024 / 1e9,
     )
 
 
@@ -111,8 +122,12 @@ def main() -> None:
         print("models × classes × examples: {} × {} × {}".format(*shape), f"({size:.2f} GB)")
         for estimator in arguments.estimators:
             for script in arguments.scripts:
-                measured = run(f"{script}.py", folder, estimator, arguments.memory_gb)
-                print(f"{estimator}, {script}: {measured}", flush=True)
+                used = run(f"{script}.py", folder, estimator, arguments.memory_gb)
+                print(
+                    f"{estimator}, {script}: {used.wall:.0f} s, of processor {used.processor:.0f} "
+                    f"s, peak memory {used.memory:.2f} GB",
+                    flush=True,
+                )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -61,10 +61,10 @@ def summarize_counterfactual(
     for point, (path, lost) in failed.items():
         if point not in left:
             # The baseline cannot be left out.
-            spared = f", or leave {point.removed} out of counterfactuals.counts"
+            count = point.removed
+            spared = f", or leave {count} out of counterfactuals.counts" if count else ""
             raise UserError(
-                f"{path}: the training of all replicates failed; change the recipe"
-                f"{spared if point.removed else ''}."
+                f"{path}: the training of all replicates failed; change the recipe{spared}."
             )
         if failed_models == "stop":
             numbers = ", ".join(map(str, lost))

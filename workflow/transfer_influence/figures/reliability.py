@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from transfer_influence.config.study import Estimator
 from transfer_influence.figures.style import BLACK, BLUE, GREY, VERMILION, WIDTH, set_title, styled
 from transfer_influence.figures.tables import read_rows
-from transfer_influence.influence.prophecy import ENOUGH, spearman_brown
+from transfer_influence.influence.prophecy import ENOUGH, rounded, spearman_brown
 
 # Estimator → what the legend calls it, colour, marker.
 ESTIMATORS: dict[Estimator, tuple[str, str, str]] = {
@@ -100,11 +100,6 @@ def _models(needed: pd.Series) -> str:
     """Say how many models a reliability of 0.9 takes."""
     if not np.isfinite(needed["value"]):
         return "unknown"
-    fewest = f"{_rounded(needed['low']):,}"
-    most = f" to {_rounded(needed['high']):,}" if np.isfinite(needed["high"]) else " or more"
-    return f"{_rounded(needed['value']):,} models ({fewest}{most})"
-
-
-def _rounded(models: float) -> int:
-    """Round to two significant digits: what is predicted is not known to the model."""
-    return int(float(f"{models:.2g}"))
+    fewest = f"{rounded(needed['low']):,}"
+    most = f" to {rounded(needed['high']):,}" if np.isfinite(needed["high"]) else " or more"
+    return f"{rounded(needed['value']):,} models ({fewest}{most})"

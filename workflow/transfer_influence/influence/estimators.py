@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from transfer_influence.errors import UserError
+from transfer_influence.hadamard import smallest_order
 from transfer_influence.influence.measurements import (
     CHUNK,
     GIGABYTE,
@@ -20,7 +21,6 @@ from transfer_influence.influence.measurements import (
     Outcomes,
     unit_blocks,
 )
-from transfer_influence.subsets import block_models
 
 RESULTS = 1 / 4  # share of the memory for a block of results, and the one before in use meanwhile
 STRIP, LEAST_STRIP = 2**22, 64  # of a matrix at a time: bytes, columns at least
@@ -244,7 +244,7 @@ class DifferenceInMeans:
             differences, total = self._balanced_differences(units, outcomes, shift)
             sums += differences.sum(axis=0)
             squares += np.einsum("ij,ij->j", differences, differences)
-        order = block_models(classes) // 2 + 1
+        order = smallest_order(classes)
         # Of the differences' two parts, around their mean and the mean itself, the masks of a
         # matrix without a spare column leave the second one out.
         explained = squares - sums**2 / classes

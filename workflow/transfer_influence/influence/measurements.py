@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from transfer_influence.config.study import Outcome, Sampling
 from transfer_influence.errors import UserError
+from transfer_influence.hadamard import smallest_order
 from transfer_influence.outcomes.tables import damage_named, matrix, open_table
 from transfer_influence.subsets import block_models, check_both_sides
 
@@ -271,7 +272,7 @@ def _are_balanced(measured: Measurements) -> bool:
     For masks of 1 and -1, *X*, a matrix *XᵀX* is known then. It is compared by its product with
     random whole numbers, which is exact, instead of entry by entry (Freivalds 1977).
     """
-    order = block_models(measured.classes) // 2 + 1
+    order = smallest_order(measured.classes)
     each = len(measured) // (order - 1)
     chosen = np.random.default_rng(0).integers(0, 2**16, measured.classes).astype(np.float64)
     product = np.zeros(measured.classes)

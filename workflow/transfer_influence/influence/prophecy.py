@@ -19,3 +19,8 @@ def models_needed(reliability: float, models: int, goal: float = ENOUGH) -> floa
     if not 0 < reliability < 1:
         return float(models) if reliability == 1 else np.nan
     return models * goal * (1 - reliability) / (reliability * (1 - goal))
+
+
+def rounded(models: float) -> int:
+    """Round to two significant digits: what is predicted is not known to the model."""
+    return int(float(f"{models:.2g}"))

@@ -9,6 +9,7 @@ import pyarrow as pa
 from scipy.special import fdtri
 
 from transfer_influence.config.stages import InfluenceStage
+from transfer_influence.hadamard import smallest_order
 from transfer_influence.influence.correlation import (
     jackknifed_intervals,
     rank_correlation,
@@ -30,7 +31,6 @@ from transfer_influence.influence.held_out import (
 from transfer_influence.influence.measurements import CHUNK, Measurements, Outcomes
 from transfer_influence.influence.prophecy import models_needed, spearman_brown
 from transfer_influence.outcomes.tables import write_table
-from transfer_influence.subsets import block_models
 
 DRAWS = 20  # pairs of disjoint parts at each number of models
 LEAST_PART = 8  # models in a part
@@ -160,8 +160,8 @@ def estimated_reliability(data: Measurements, whole: Fit) -> Measure | None:
     if np.isnan(errors).any() or spread == 0:
         return None
     # In balanced subsets the errors of the classes sum to zero, so they spread a little wider.
-    wider = block_models(data.classes) / 2 if data.design == "balanced" else np.inf
-    noise = np.square(errors).mean() * (1 + 1 / wider)
+    wider = 1 + 1 / (smallest_order(data.classes) - 1) if data.design == "balanced" else 1.0
+    noise = np.square(errors).mean() * wider
     degrees = data.classes - 1, np.median(whole.freedom[:, 0])
     # The errors' share of the spread; its ends are those of the reliability, the other way round.
     shares = noise / spread * np.array([1.0, *fdtri(*degrees, [0.025, 0.975])])

@@ -10,14 +10,14 @@ import yaml
 
 from transfer_influence.config.settings import read_yaml
 from transfer_influence.config.study import Study, read_study
-from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.errors import UserError
 from transfer_influence.files import atomic
-from transfer_influence.influence.prophecy import models_needed
+from transfer_influence.influence.prophecy import models_needed, rounded
+from transfer_influence.operation.costs import sidecar_of
 from transfer_influence.operation.estimate import stage_plans
 from transfer_influence.operation.printing import duration
 from transfer_influence.outcomes.tables import read_table
-from transfer_influence.results import RULES, data_folder
+from transfer_influence.results import RULES
 from transfer_influence.subsets import block_models
 
 GROWING = ("train_sources", "transfer")  # rules with more to do for more models
@@ -129,9 +129,7 @@ class Growth:
         study = self.study
         step = study.models_per_job
         if study.source.subset.sampling == "balanced":
-            sidecar = read_sidecar(
-                self.folder / data_folder(study, study.source.dataset) / "dataset.json"
-            )
+            sidecar = sidecar_of(study, study.source.dataset)
             step = block_models(sidecar.units(study.source.subset.unit))
         fewest = max((_needed(each.high, study.models, self.goal) for each in found), default=0)
         wanted = min(max(fewest, study.models + 1), 2 * study.models)
@@ -147,7 +145,7 @@ class Growth:
         plans = [plan for plan in stage_plans(study) if plan.group.rule in GROWING]
         seconds = sum(plan.seconds.sum() for plan in plans)
         more = max(0.0, needed - study.models)
-        said = f"about {_rounded(needed):,} models are expected to be needed"
+        said = f"about {rounded(needed):,} models are expected to be needed"
         return f"{said}: {duration(more * seconds / study.models)} more of one job at a time"
 
 
@@ -155,7 +153,3 @@ def _needed(reliability: float, models: int, goal: float) -> float:
     """Return the models for a reliability of `goal`; infinite where that is not known."""
     needed = models_needed(reliability, models, goal)
     return needed if math.isfinite(needed) else math.inf
-
-
-def _rounded(models: float) -> int:
-    return int(float(f"{models:.2g}"))
