@@ -127,6 +127,7 @@ def measured(masks: np.ndarray, outcome: np.ndarray) -> Measurements:
             groups=models,
             masks=Masks(np.packbits(masks, axis=1, bitorder="little"), CLASSES),
             targets=outcome[:, None],
+            accuracy=np.empty((len(outcome), 0)),
             examples=Outcomes.of(outcome[:, None]),
         )
     )
@@ -209,6 +210,8 @@ def certainty_of(estimator: str, intervals: str, data: Measurements, seed: int) 
     """Return how sure the influences are that the study `data` gives."""
     stage = InfluenceStage(
         seed=seed,
+        proof_fraction=0,
+        accuracy="overall",
         unit="class",
         estimator=estimator,
         outcome="raw_margin",

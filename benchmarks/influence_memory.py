@@ -82,6 +82,8 @@ def run(script: str, folder: Path, estimator: str, memory_gb: float) -> Used:
     """Run a job; return what it has used."""
     stage = InfluenceStage(
         seed=0,
+        proof_fraction=0,
+        accuracy="overall",
         unit="class",
         estimator=estimator,  # type: ignore[arg-type]
         outcome="raw_margin",

@@ -87,6 +87,7 @@ rule find_subpopulations:
         influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
         sidecar=data_of("dataset.json"),
         examples=data_of("test.examples.parquet"),
+        labels=data_of("test.labels.npy"),
     output:
         carriers=f"{results}/applications/{{target}}/{{mode}}/carriers.parquet",
         helped=f"{results}/applications/{{target}}/{{mode}}/helped.parquet",
@@ -122,11 +123,12 @@ rule find_subpopulations:
         runtime=120,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
+        settings=lambda wildcards: stages.judged_stage(study, wildcards.target).model_dump_json(),
         code=code("find_subpopulations.py"),
     message:
         "Find what helps which part of {wildcards.target}, {wildcards.mode}"
     shell:
-        "find_subpopulations.py --influences {input.influences:q} --data {params.data:q}"
+        "find_subpopulations.py --settings {params.settings:q} --influences {input.influences:q} --data {params.data:q}"
         " --helped {output.helped:q} --helped-csv {output.helped_csv:q}"
         " --carriers {output.carriers:q} --carriers-csv {output.carriers_csv:q}"
         " --code {params.code} 2>> {log:q}"
@@ -138,6 +140,7 @@ rule debug_failures:
         influences=f"{results}/influences/{{target}}/{{mode}}/{study.ranked_by}.parquet",
         sidecar=data_of("dataset.json"),
         examples=data_of("test.examples.parquet"),
+        labels=data_of("test.labels.npy"),
         transfers=removals_of(
             f"{results}/counterfactuals/transfers/{{target}}/{{mode}}/{{removal}}.parquet"
         ),
@@ -162,11 +165,12 @@ rule debug_failures:
         runtime=120,
     params:
         data=lambda wildcards, input: str(Path(input.sidecar).parent),
+        settings=lambda wildcards: stages.judged_stage(study, wildcards.target).model_dump_json(),
         code=code("debug_failures.py"),
     message:
         "Find what is behind wrong predictions on {wildcards.target}, {wildcards.mode}"
     shell:
-        "debug_failures.py --summary {input.summary:q} --influences {input.influences:q}"
+        "debug_failures.py --settings {params.settings:q} --summary {input.summary:q} --influences {input.influences:q}"
         " --data {params.data:q} --transfers {input.transfers:q} --sources {input.sources:q}"
         " --output {output.table:q} --csv {output.csv:q} --code {params.code} 2>> {log:q}"
 
@@ -182,6 +186,7 @@ if study.source.subset.unit == "example":
             target=data_of("dataset.json"),
             target_images=data_of("test.beton"),
             target_examples=data_of("test.examples.parquet"),
+            target_labels=data_of("test.labels.npy"),
         output:
             table=f"{results}/applications/{{target}}/{{mode}}/pairs.parquet",
             csv=report(
@@ -203,10 +208,13 @@ if study.source.subset.unit == "example":
         params:
             source=lambda wildcards, input: str(Path(input.source).parent),
             target=lambda wildcards, input: str(Path(input.target).parent),
+            settings=lambda wildcards: stages.judged_stage(
+                study, wildcards.target
+            ).model_dump_json(),
             code=code("find_pairs.py"),
         message:
             "Find pairs of source and target images for {wildcards.target}, {wildcards.mode}"
         shell:
-            "find_pairs.py --influences {input.influences:q} --source {params.source:q}"
+            "find_pairs.py --settings {params.settings:q} --influences {input.influences:q} --source {params.source:q}"
             " --target {params.target:q} --output {output.table:q} --csv {output.csv:q}"
             " --code {params.code} 2>> {log:q}"

@@ -84,6 +84,7 @@ rule summarize_counterfactual:
             f"{results}/counterfactuals/transfers/{{target}}/{{mode}}/{{removal}}.parquet"
         ),
         sources=removals_of(f"{results}/counterfactuals/sources/{{removal}}.parquet"),
+        labels=data_of("test.labels.npy"),
     output:
         summary=f"{results}/counterfactuals/{{target}}/{{mode}}.summary.parquet",
         table=f"{results}/counterfactuals/{{target}}/{{mode}}.parquet",
@@ -98,11 +99,11 @@ rule summarize_counterfactual:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=stages.CurvesStage(failed_models=study.failed_models).model_dump_json(),
+        settings=lambda wildcards: stages.curves_stage(study, wildcards.target).model_dump_json(),
         code=code("summarize_counterfactual.py"),
     message:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " --settings {params.settings:q} --output {output.table:q} --summary {output.summary:q}"
+        " --labels {input.labels:q} --settings {params.settings:q} --output {output.table:q} --summary {output.summary:q}"
         " --code {params.code} 2>> {log:q}"

@@ -22,7 +22,7 @@ rule estimate_influence:
         memory_gb=str(study.influence.memory_gb),
     params:
         settings=lambda wildcards: stages.influence_stage(
-            study, wildcards.estimator
+            study, wildcards.target, wildcards.estimator
         ).model_dump_json(),
         code=code("estimate_influence.py"),
     message:
@@ -78,7 +78,7 @@ rule measure_reliability:
         memory_gb=str(study.influence.memory_gb),
     params:
         settings=lambda wildcards: stages.influence_stage(
-            study, wildcards.estimator
+            study, wildcards.target, wildcards.estimator
         ).model_dump_json(),
         code=code("measure_reliability.py"),
     message:

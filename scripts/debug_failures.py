@@ -5,8 +5,11 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.applications.failures import list_failures
+from transfer_influence.config.settings import parse
+from transfer_influence.config.stages import JudgedStage
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.figures.tables import save_listing
+from transfer_influence.outcomes.test_images import judged_images
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 
@@ -14,6 +17,9 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("debug_failures"):
+        stage = parse(JudgedStage, arguments.settings)
+        labels = arguments.data / "test.labels.npy"
+        proves = judged_images(stage, labels).proves
         sidecar = arguments.data / "dataset.json"
         examples = arguments.data / "test.examples.parquet"
         inputs = {
@@ -21,6 +27,7 @@ def main() -> None:
             "influences": arguments.influences,
             "sidecar": sidecar,
             "examples": examples,
+            "labels": labels,
             "transfers": arguments.transfers,
             "sources": arguments.sources,
         }
@@ -29,10 +36,12 @@ def main() -> None:
             influences=arguments.influences,
             examples=examples,
             classes=read_sidecar(sidecar).classes,
+            proves=proves,
             transfers=arguments.transfers,
             sources=arguments.sources,
         )
-        provenance = Origin.of({}, inputs, arguments.code).provenance()
+        settings = stage.model_dump(mode="json")
+        provenance = Origin.of(settings, inputs, arguments.code).provenance()
         save_listing(table, arguments.output, arguments.csv, provenance)
 
 
@@ -49,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--csv", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--settings", required=True, help="how test images are divided; as JSON")
     parser.add_argument("--code", default="", help="digest of the code, for provenance")
     return parser
 

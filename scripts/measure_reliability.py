@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import InfluenceStage
-from transfer_influence.datasets.sidecar import read_labels, unit_names
+from transfer_influence.datasets.sidecar import unit_names
 from transfer_influence.influence.measurements import read_measurements
 from transfer_influence.influence.reliability import write_reliability
+from transfer_influence.outcomes.test_images import judged_images
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
 
@@ -18,9 +19,9 @@ def main() -> None:
     with command_line("measure_reliability"):
         stage = parse(InfluenceStage, arguments.settings)
         names = unit_names(arguments.source.parent, stage.unit)
-        labels = read_labels(arguments.labels)
+        images = judged_images(stage, arguments.labels)
         data = read_measurements(
-            arguments.summary, stage.outcome, names, labels, arguments.memory_gb
+            arguments.summary, stage.outcome, names, images, arguments.memory_gb
         )
         inputs = {
             "summary": arguments.summary,

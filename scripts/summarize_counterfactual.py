@@ -8,6 +8,7 @@ from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import CurvesStage
 from transfer_influence.counterfactual.curves import write_summary
 from transfer_influence.counterfactual.tables import summarize_counterfactual
+from transfer_influence.outcomes.test_images import judged_images
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin, with_companions
 
@@ -16,11 +17,16 @@ def main() -> None:
     arguments = parser().parse_args()
     with command_line("summarize_counterfactual"):
         stage = parse(CurvesStage, arguments.settings)
-        inputs = {"transfers": arguments.transfers, "sources": arguments.sources}
+        inputs = {
+            "transfers": arguments.transfers,
+            "sources": arguments.sources,
+            "labels": arguments.labels,
+        }
         origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         summarize_counterfactual(
             transfers=arguments.transfers,
             sources=arguments.sources,
+            images=judged_images(stage, arguments.labels),
             failed_models=stage.failed_models,
             output=arguments.output,
             provenance=origin.provenance(),
@@ -34,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transfers", required=True, type=Path, nargs="+", help="one a removal")
     parser.add_argument("--sources", required=True, type=Path, nargs="+", help="in the same order")
+    parser.add_argument("--labels", required=True, type=Path, help="target's test.labels.npy")
     parser.add_argument(
-        "--settings", required=True, help='JSON: "failed_models", "stop" or "exclude"'
+        "--settings", required=True, help="how test images are divided, and failures met; as JSON"
     )
     parser.add_argument("--output", required=True, type=Path, help="Parquet file to write")
     parser.add_argument("--summary", required=True, type=Path, help="Parquet file to write, too")

@@ -46,6 +46,7 @@ def measured(masks: np.ndarray, outcomes: np.ndarray) -> Measurements:
         groups=models,
         masks=Masks(np.packbits(masks, axis=1, bitorder="little"), masks.shape[1]),
         targets=outcomes.mean(axis=1, keepdims=True),
+        accuracy=np.empty((len(masks), 0)),
         examples=Outcomes.of(outcomes),
     )
     return recognized(measurements)

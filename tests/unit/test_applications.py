@@ -75,6 +75,7 @@ def write_influences(
     for of, values in [("class", classes), ("example", of_examples)]:
         columns[f"{of}_influence"] = list_column(values.astype(np.float32))
         columns[f"{of}_standard_error"] = list_column(np.full_like(values, 0.5, np.float32))
+        columns[f"{of}_freedom"] = np.full(len(values), 20.0)
     pq.write_table(pa.table(columns), path, row_group_size=groups)
     return path
 
@@ -320,6 +321,7 @@ def test_standard_errors_that_an_estimator_does_not_have_are_nan(tmp_path):
 # Subpopulations
 
 CLASSES = ["bird", "car"]
+PROVES = np.arange(12) > 6
 
 
 @pytest.fixture
@@ -334,7 +336,7 @@ def influences(tmp_path) -> tuple[Path, np.ndarray]:
 def test_each_source_class_is_given_the_examples_that_it_helps_most(tmp_path, influences):
     path, values = influences
     examples = write_examples(tmp_path / "examples.parquet", np.arange(12) % 2)
-    write_helped(path, examples, CLASSES, tmp_path / "helped.parquet", PROVENANCE)
+    write_helped(path, examples, CLASSES, PROVES, tmp_path / "helped.parquet", PROVENANCE)
     table = pd.read_parquet(tmp_path / "helped.parquet")
     for unit in range(7):
         rows = table[table["unit"] == unit]
@@ -345,6 +347,7 @@ def test_each_source_class_is_given_the_examples_that_it_helps_most(tmp_path, in
         assert rows["name"].tolist() == [f"{index}.png" for index in order]
         assert rows["class"].tolist() == [CLASSES[index % 2] for index in order]
         assert rows["influence"].tolist() == pytest.approx(values[unit, order])
+        assert rows["proves"].tolist() == [index > 6 for index in order]
         assert set(rows["unit_name"]) <= {f"class {unit}"}
     assert (table["standard_error"] == 0.5).all()
     assert 6 not in set(table["unit"])
@@ -368,7 +371,7 @@ def test_each_target_class_is_given_the_source_classes_that_carry_it(tmp_path, i
 def test_influences_that_were_left_out_make_tables_without_rows(tmp_path):
     path = write_influences(tmp_path / "influences.parquet", np.zeros((4, 0)))
     examples = write_examples(tmp_path / "examples.parquet", np.array([0, 1]))
-    write_helped(path, examples, CLASSES, tmp_path / "helped.parquet", PROVENANCE)
+    write_helped(path, examples, CLASSES, PROVES, tmp_path / "helped.parquet", PROVENANCE)
     assert len(extreme_pairs(path, 5)[0]) == 0
     helped = first_rows(tmp_path / "helped.parquet")
     for found, first in [(helped, "unit"), (list_carriers(path, CLASSES).to_pandas(), "label")]:
@@ -414,6 +417,7 @@ def failure_table(folder: Path, retrained: list[tuple[Path, Path]], influence: A
         write_influences(folder / "influences.parquet", np.array(influence)),
         write_examples(folder / "examples.parquet", labels),
         names,
+        np.array([True, False, True, False]),
         [transfers for transfers, _ in retrained],
         [sources for _, sources in retrained],
     )
@@ -459,6 +463,7 @@ def test_failures_stand_with_their_culprits_and_the_models_that_lost_them(tmp_pa
     assert table["example"].tolist() == [2, 2, 2, 1]  # the worst first
     assert table["share_correct"].tolist() == [0, 0, 0, 0.25]
     assert table["class"].tolist() == ["cat"] * 3 + ["dog"]
+    assert table["proves"].tolist() == [True] * 3 + [False]
     assert table["predicted"].tolist() == ["bird"] * 3 + ["cat"]
     assert table["name"].tolist() == ["2.png"] * 3 + ["1.png"]
     assert table["unit"].tolist() == [4, 1, 3, 5]
@@ -481,17 +486,17 @@ def test_failures_stand_with_their_culprits_and_the_models_that_lost_them(tmp_pa
 @pytest.mark.parametrize(
     ("removed", "control", "whole", "corrected"),
     [
-        ([RIGHT, RIGHT, WRONG], [WRONG, WRONG, RIGHT], [WRONG] * 3, True),
-        ([RIGHT] * 3, [RIGHT] * 3, [WRONG] * 3, False),  # any removal does it
-        ([RIGHT] * 3, [RIGHT] * 3, [RIGHT] * 3, False),  # right anyway
-        ([RIGHT] * 3, [WRONG] * 3, [RIGHT] * 3, False),
-        ([WRONG, WRONG, RIGHT], [WRONG] * 3, [WRONG] * 3, False),  # class 4 is not to blame
-        ([RIGHT, WRONG] * 2, [WRONG] * 3, [WRONG] * 3, False),  # half are not most
-        ([RIGHT] * 3, [RIGHT, WRONG] * 2, [RIGHT, WRONG] * 2, True),
-        ([RIGHT] * 2, [WRONG] * 3, [WRONG] * 3, None),
-        ([RIGHT] * 3, [WRONG] * 2, [WRONG] * 3, None),
-        ([RIGHT] * 3, [WRONG] * 3, [WRONG] * 2, None),
-        ([RIGHT] * 3, [], [WRONG] * 3, None),
+        ([RIGHT] * 7 + [WRONG], [WRONG] * 7 + [RIGHT], [WRONG] * 3, True),
+        ([RIGHT] * 8, [RIGHT] * 8, [WRONG] * 3, False),  # any removal does it
+        ([RIGHT] * 8, [RIGHT] * 8, [RIGHT] * 3, False),  # right anyway
+        ([RIGHT] * 8, [WRONG] * 8, [RIGHT] * 3, False),
+        ([RIGHT] * 3, [WRONG, WRONG, RIGHT], [WRONG] * 3, False),  # so few may do it by chance
+        ([RIGHT, WRONG] * 8, [WRONG] * 16, [WRONG] * 3, False),  # half are not most
+        ([RIGHT] * 8, [WRONG] * 12, [RIGHT, WRONG] * 2, True),
+        ([RIGHT] * 2, [WRONG] * 8, [WRONG] * 3, None),
+        ([RIGHT] * 8, [WRONG] * 2, [WRONG] * 3, None),
+        ([RIGHT] * 8, [WRONG] * 8, [WRONG] * 2, None),
+        ([RIGHT] * 8, [], [WRONG] * 3, None),
     ],
 )
 def test_a_failure_is_corrected_if_removing_its_culprit_and_no_other_class_does_it(
@@ -535,7 +540,7 @@ def test_without_retrained_models_nothing_is_checked(tmp_path):
     table = failure_table(tmp_path, [], INFLUENCE)
     assert table["unit"].tolist() == [4, 1, 3, 5]
     assert table["removed_models"].tolist() == [0] * 4
-    unknown = ["removed_correct", "control_correct", "whole_correct", "corrected"]
+    unknown = ["removed_correct", "control_correct", "whole_correct", "p_value", "corrected"]
     assert table[unknown].isna().all(axis=None)
 
 
@@ -598,13 +603,14 @@ def test_a_hash_has_a_bit_for_each_pixel_clearly_brighter_than_its_right_neighbo
 def test_extreme_pairs_are_those_of_a_sort_of_all(tmp_path, groups):
     values = np.random.default_rng(5).integers(-30, 31, (9, 20))  # with ties
     path = write_influences(tmp_path / "influences.parquet", values, groups=groups)
-    units, examples, influence, error = extreme_pairs(path, 7)
+    units, examples, influence, error, freedom = extreme_pairs(path, 7)
     every = [(values[unit, example], unit, example) for unit, example in np.ndindex(values.shape)]
     helpful = sorted(every, key=lambda pair: (-pair[0], *pair[1:]))[:7]
     harmful = sorted(every)[:7][::-1]
     found = list(zip(influence.tolist(), units.tolist(), examples.tolist(), strict=True))
     assert found == helpful + harmful
     assert error.tolist() == [0.5] * 14
+    assert freedom.tolist() == [20] * 14
 
 
 def test_pairs_of_one_sign_only_are_not_taken_for_the_other(tmp_path):
@@ -650,10 +656,11 @@ def test_planted_near_duplicates_and_conflicting_labels_are_found(tmp_path):
     influence = np.zeros((5, 4))
     influence[[0, 1, 2, 3], [0, 1, 2, 3]] = 4, -3, 2, 1
     path = write_influences(tmp_path / "influences.parquet", influence)
-    table = list_pairs(path, source, target).to_pandas()
+    table = list_pairs(path, source, target, np.array([True, False] * 2)).to_pandas()
     assert table["influence"].tolist() == [4, 2, 1, -3]
     assert table["unit"].tolist() == [0, 2, 3, 1]
     assert table["example"].tolist() == [0, 2, 3, 1]
+    assert table["proves"].tolist() == [True, True, False, False]
     assert table["unit_class"].tolist() == ["cat", "fox", "dog", "cat"]
     assert table["class"].tolist() == ["cat", "cow", "dog", "dog"]
     assert table["near_duplicate"].tolist() == [True, True, False, True]
@@ -671,7 +678,11 @@ def test_equal_pixels_are_near_duplicates_whatever_their_hashes(tmp_path, monkey
     target = converted(tmp_path, "target", ["a", "b"], images[2:], images[:2])
     monkeypatch.setattr(pairs, "NEAR", -1)
     path = write_influences(tmp_path / "influences.parquet", np.array([[2.0, -1.0], [-2.0, 1.0]]))
-    table = list_pairs(path, source, target).to_pandas().set_index(["unit", "example"])
+    table = (
+        list_pairs(path, source, target, np.array([True, False] * 2))
+        .to_pandas()
+        .set_index(["unit", "example"])
+    )
     assert table["same_pixels"].to_dict() == {(i, j): i == j for i, j in np.ndindex(2, 2)}
     assert table["near_duplicate"].equals(table["same_pixels"])
     assert not table["conflicting"].any()

@@ -48,6 +48,8 @@ CLASSES = 20
 def stage(estimator: str = "difference_in_means", **changes) -> InfluenceStage:
     settings = {
         "seed": 0,
+        "proof_fraction": 0,
+        "accuracy": "overall",
         "unit": "class",
         "estimator": estimator,
         "outcome": "raw_margin",

@@ -222,6 +222,23 @@ def test_targets_have_what_is_to_be_explained_and_validated():
     )
 
 
+def test_single_test_images_cannot_be_left_to_prove_the_ranking():
+    labels = np.arange(CLASSES)
+    images = random_images(2 * CLASSES, 8, 8)
+    np.savez(
+        "images.npz",
+        train_images=images,
+        train_labels=np.tile(labels, 2),
+        test_images=images[:CLASSES] + 1,
+        test_labels=labels,
+    )
+    (sentence,) = checks.outcomes(study_files(True, counterfactuals={"counts": [0, 2]}))
+    assert "no class has two test images" in sentence
+    assert sentence.endswith("set counterfactuals.proof_fraction to 0.")
+    undivided = {"counts": [0, 2], "proof_fraction": 0}
+    assert list(checks.outcomes(study_files(True, counterfactuals=undivided))) == []
+
+
 def test_single_training_images_cannot_be_validated_by():
     labels = np.arange(CLASSES)
     images = random_images(CLASSES, 8, 8)
@@ -232,9 +249,11 @@ def test_single_training_images_cannot_be_validated_by():
         test_images=images + 1,
         test_labels=labels,
     )
-    (sentence,) = checks.outcomes(study_files(True, counterfactuals={"counts": [0, 2]}))
+    (sentence,) = checks.outcomes(
+        study_files(True, counterfactuals={"counts": [0, 2], "proof_fraction": 0})
+    )
     assert sentence.startswith("target 'pictures': no class has two training images")
-    none = {"counts": [0, 2], "validation_fraction": 0}
+    none = {"counts": [0, 2], "validation_fraction": 0, "proof_fraction": 0}
     assert list(checks.outcomes(study_files(True, counterfactuals=none))) == []
 
 

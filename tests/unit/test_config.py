@@ -718,7 +718,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
             lambda one: retrained_transfer_stage(one, "digits", "fixed"),
             CHANGES_RETRAINED_TRANSFER,
         ),
-        (lambda one: influence_stage(one, "ridge"), CHANGES_INFLUENCE),
+        (lambda one: influence_stage(one, "digits", "ridge"), CHANGES_INFLUENCE),
         (lambda one: removal_stage(one, TOP), CHANGES_REMOVAL),
     ]:
         assert (make(before) != make(after)) == (path in changes)
@@ -731,7 +731,7 @@ def test_a_key_makes_stale_only_the_jobs_it_concerns(path, value):
         (TransferStage, transfer_stage(study(), "few", "fixed")),
         (RetrainedTransferStage, retrained_transfer_stage(study(), "few", "fixed")),
         (RemovalStage, removal_stage(study(), TOP)),
-        (InfluenceStage, influence_stage(study(), "ridge")),
+        (InfluenceStage, influence_stage(study(), "few", "ridge")),
     ],
     ids=["source", "transfer", "retrained transfer", "removal", "influence"],
 )

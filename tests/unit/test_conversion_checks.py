@@ -18,8 +18,8 @@ from PIL import Image
 from transfer_influence.config.dataset import Split, check_places, describe_dataset, find_dataset
 from transfer_influence.datasets.beton import decode_all
 from transfer_influence.datasets.conversion import convert
+from transfer_influence.datasets.held_out import share_of
 from transfer_influence.datasets.sidecar import NAMED, Finding, Sidecar, read_sidecar
-from transfer_influence.datasets.splits import share_of
 from transfer_influence.errors import UserError
 
 

@@ -18,6 +18,7 @@ from transfer_influence.counterfactual.removals import kept_mask, removal_order,
 from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
+from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.seeds import Stage, TrainingSeeds, stream
 from transfer_influence.subsets import SourceModel, pack, unpack
@@ -225,6 +226,11 @@ def test_a_model_is_trained_again_only_where_it_loses_other_classes(planted, tmp
     assert mask.tolist() == [False, False, True, True, True, True]
 
 
+# Of the test images, the last three prove the ranking.
+IMAGES = TestImages(np.array([0, 1, 0, 1]), np.array([False, True, True, True]), "per_class")
+CORRECT = np.array([[True, True, True, False], [False, True, False, False]])
+
+
 def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) -> tuple[Path, Path]:
     """Tables of two retrained and transferred models, with planted numbers."""
     name = f"{order}-{count}"
@@ -232,11 +238,13 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     columns = {
         "model": pa.array(models, pa.int64()),
         "failed": pa.array([False] * len(models)),
-        "accuracy": [0.5 + count / 100 + model / 1000 for model in (0, 1)],
+        "accuracy": [0.99, 0.99],  # on all test images
+        "is_correct": list_column(CORRECT ^ (count > 0)),
+        "raw_margin": list_column(np.array([[3.0, 1, 1, 2], [3, 1, -1, -2]])),
         "validation_accuracy": [0.3 + count / 100 + model / 1000 for model in (0, 1)],
         "validation_images": pa.array([40, 40], pa.int32()),
-        "auroc": pa.array([None, 0.75], pa.float64()),
-        "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]]) + count),
+        "auroc": pa.array([0.99, 0.99], pa.float64()),
+        "class_accuracy": list_column(np.array([[0.1, 0.2], [0.3, 0.4]])),
     }
     masks = [kept_mask(np.arange(count), CLASSES)] * 2
     source_columns = {
@@ -288,30 +296,34 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     ]
     output = tmp_path / "summary.parquet"
     made = '{"code": "abc"}'
-    summarize_counterfactual([t for t, _ in tables], [s for _, s in tables], "stop", output, made)
+    transfers, sources = map(list, zip(*tables, strict=True))
+    summarize_counterfactual(transfers, sources, IMAGES, "stop", output, made)
     rows = pq.read_table(output)
     assert read_provenance(output)["code"] == "abc"
     assert rows.column_names == [
         *("order", "budget", "removed", "replicate"),
         *("accuracy", "validation_accuracy", "validation_images"),
-        *("class_accuracy", "auroc", "source_accuracy", "mask"),
+        *("class_accuracy", "auroc", "proving_images", "source_accuracy", "mask"),
     ]
     assert rows["budget"].to_pylist() == [None] * 2 + ["epochs"] * 4
     assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
     assert rows["removed"].to_pylist() == [0, 0, 3, 3, 3, 3]
     assert rows["replicate"].to_pylist() == [0, 1] * 3
-    assert rows["accuracy"].to_pylist() == pytest.approx([0.5, 0.501, 0.53, 0.531, 0.53, 0.531])
+    # The mean of class 0, of one image that proves, and of class 1, of two.
+    assert rows["accuracy"].to_pylist() == pytest.approx([0.75, 0.25] + [0.25, 0.75] * 2)
+    assert rows["proving_images"].to_pylist() == [3] * 6
     expected = [0.3, 0.301, 0.33, 0.331, 0.33, 0.331]
     assert rows["validation_accuracy"].to_pylist() == pytest.approx(expected)
     assert rows["validation_images"].to_pylist() == [40] * 6
     assert rows["source_accuracy"].to_pylist() == pytest.approx([0.9, 0.8] + [0.87, 0.77] * 2)
-    assert rows["auroc"].to_pylist() == [None, 0.75] * 3
-    np.testing.assert_allclose(matrix(rows["class_accuracy"])[2], [3.1, 3.2])
+    # The logit of class 1 minus that of class 0: -1 and 1; 1, 2 and 1, -2.
+    assert rows["auroc"].to_pylist() == [1.0, 0.25] * 3
+    np.testing.assert_allclose(matrix(rows["class_accuracy"])[:3], [[1, 0.5], [0, 0.5], [0, 0.5]])
     assert unpack(rows["mask"].to_pylist(), CLASSES).sum(axis=1).tolist() == [10, 10, 7, 7, 7, 7]
 
 
 def test_transfers_of_other_retrained_models_are_refused(tmp_path):
     transfers, sources = write_removal(tmp_path, "top", 3, models=(0, 2))
     with pytest.raises(UserError, match=r"t-top-3.parquet: its models are not those of .*s-top-3"):
-        summarize_counterfactual([transfers], [sources], "stop", tmp_path / "summary.parquet", "{}")
-    assert not (tmp_path / "summary.parquet").exists()
+        summarize_counterfactual([transfers], [sources], IMAGES, "stop", tmp_path / "s.parquet", "")
+    assert not (tmp_path / "s.parquet").exists()

@@ -12,6 +12,7 @@ from transfer_influence.models.building import build_model
 from transfer_influence.outcomes.evaluation import (
     area_under_roc,
     class_means,
+    log_odds,
     margin,
     score,
 )
@@ -39,7 +40,7 @@ def trainer(planted) -> Trainer:
 @given(logits, st.data())
 def test_margins_are_those_of_a_loop(rows, data):
     labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
-    raw, soft, logit, probability, prediction, loss, _ = score(
+    raw, soft, logit, probability, odds, prediction, loss, _ = score(
         torch.from_numpy(rows), torch.from_numpy(labels)
     )
     for index, (row, label) in enumerate(zip(rows.astype(np.float64), labels, strict=True)):
@@ -51,6 +52,10 @@ def test_margins_are_those_of_a_loop(rows, data):
         assert soft[index] == pytest.approx(shares[label] - max(other_shares), abs=1e-6)
         assert logit[index] == row[label]
         assert probability[index] == pytest.approx(shares[label], abs=1e-6)
+        assert odds[index] == pytest.approx(
+            row[label] - max(others) - np.log(np.exp(np.array(others) - max(others)).sum()),
+            abs=1e-4,
+        )
         assert row[prediction[index]] == row.max()
         assert loss[index] == pytest.approx(
             row.max() - row[label] + np.log(exponentials.sum()), abs=1e-4
@@ -60,10 +65,19 @@ def test_margins_are_those_of_a_loop(rows, data):
 @given(logits, st.data())
 def test_a_prediction_is_correct_where_the_margin_is_positive(rows, data):
     labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
-    raw, _, _, _, prediction, _, _ = score(torch.from_numpy(rows), torch.from_numpy(labels))
+    raw, *_, prediction, _, _ = score(torch.from_numpy(rows), torch.from_numpy(labels))
     correct = prediction.numpy() == labels
     assert correct[raw.numpy() > 0].all()
     assert not correct[raw.numpy() < 0].any()
+
+
+def test_log_odds_are_those_of_the_probability_and_do_not_saturate():
+    rows = torch.tensor([[1.0, 2.0, 3.0], [40.0, 0.0, 0.0]])
+    labels = torch.tensor([1, 0])
+    probability = rows.double().softmax(dim=1)[0, 1]
+    assert log_odds(rows, labels)[0] == pytest.approx(float(probability.logit()), abs=1e-6)
+    assert log_odds(rows, labels)[1] == pytest.approx(40 - np.log(2), abs=1e-5)
+    assert score(rows, labels)[3][1] == 1
 
 
 def test_a_margin_does_not_change_the_logits():

@@ -22,6 +22,7 @@ from transfer_influence.influence.measurements import Outcomes, read_measurement
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.outcomes.tables import matrix, write_table
+from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import Origin, identity, read_provenance
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.subsets import source_models, unpack
@@ -78,6 +79,10 @@ def transfer_shard(
     origin = Origin({"seed": 0}, {"data": "d", "sources": identity(shard[1])}, "aa")
     transfer(*shard, stage, data, table, origin, options(failed_models))
     return table
+
+
+def images_of(data: Path) -> TestImages:
+    return TestImages.divided(np.load(data / "test.labels.npy"), 0, 0)
 
 
 def columns(path: Path) -> pa.Table:
@@ -360,8 +365,7 @@ def test_influences_without_the_failed_models_are_right(planted, tmp_path):
             made.append((transfer_shard(planted, shard, folder, "exclude"), shard[1]))
     path = summary(tmp_path, made, 12, "exclude")
     names = [str(number) for number in range(CLASSES)]
-    labels = np.load(planted / "test.labels.npy")
-    data = read_measurements(path, "raw_margin", names, labels, memory_gb=4)
+    data = read_measurements(path, "raw_margin", names, images_of(planted), memory_gb=4)
     on_examples = joined(DifferenceInMeans(data, 1e9).fit(data.examples)).influence
     on_whole = joined(DifferenceInMeans(data, 1e9).fit(Outcomes.of(data.whole))).influence
     kept = [0, 2, 3, 4, 5, 7, 8, 10, 11]
@@ -385,13 +389,13 @@ def test_failed_replicates_are_left_out_of_a_counterfactual(planted, tmp_path, s
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     output = tmp_path / "summary.parquet"
     with pytest.raises(UserError) as mistake:  # as after a switch from "exclude"
-        summarize_counterfactual([table], [shard[1]], "stop", output, "{}")
+        summarize_counterfactual([table], [shard[1]], images_of(planted), "stop", output, "{}")
     assert str(mistake.value) == (
         f"{table}: the training of replicate(s) 1, 2 with 2 units removed (top) failed; change the "
         f"recipe, or go on without them by failed_models: exclude."
     )
     assert not output.exists()
-    summarize_counterfactual([table], [shard[1]], "exclude", output, "{}")
+    summarize_counterfactual([table], [shard[1]], images_of(planted), "exclude", output, "{}")
     rows = pq.read_table(output)
     assert rows["replicate"].to_pylist() == [0, 3]
     assert rows["order"].to_pylist() == ["top", "top"]
@@ -415,7 +419,9 @@ def test_a_removal_whose_replicates_all_failed_is_named(planted, tmp_path, remov
     shard = train_shard(planted, tmp_path, "exclude", [0, 1], recipe, removal)
     table = transfer_shard(planted, shard, tmp_path, "exclude")
     with pytest.raises(UserError) as mistake:
-        summarize_counterfactual([table], [shard[1]], "exclude", tmp_path / "summary.parquet", "{}")
+        summarize_counterfactual(
+            [table], [shard[1]], images_of(planted), "exclude", tmp_path / "summary.parquet", "{}"
+        )
     assert str(mistake.value) == (
         f"{table}: the training of all replicates failed; change the recipe{remedy}"
     )

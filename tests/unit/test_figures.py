@@ -67,6 +67,10 @@ def write_ranking(folder: Path, classes: int, best: float = 1.0, worst: float = 
             "high": influence + rng.uniform(0.1, 0.3, classes),
             "q_value": rng.random(classes),
             "significant": rng.random(classes) < 0.5,
+            "accuracy_influence": influence / 50,
+            "accuracy_low": influence / 50 - 0.01,
+            "accuracy_high": influence / 50 + 0.01,
+            "accuracy_rank": pa.array(range(1, classes + 1), pa.int32()),
         },
     )
 
@@ -173,7 +177,18 @@ def test_influence_intervals_are_those_of_the_table(tmp_path):
     ends = segments(intervals)[:, :, 0]
     assert ends[:, 0] == pytest.approx(table["low"])
     assert ends[:, 1] == pytest.approx(table["high"])
-    assert figure.axes[0].get_xlabel().endswith("(logits), with 95 % interval")
+    assert figure.axes[0].get_xlabel().endswith("(logits)\nwith 95 % interval")
+
+
+def test_the_accuracy_stands_beside_the_outcome_that_ranks_in_points(tmp_path):
+    path = write_ranking(tmp_path, 20)
+    table = pq.read_table(path).to_pandas()
+    figure = influence_bars(path, "raw_margin", "digits, fixed")
+    _, beside = figure.axes
+    widths = [bar.get_width() for bar in beside.patches]
+    assert widths == pytest.approx(list(100 * table["accuracy_influence"]))
+    assert "accuracy, in points" in beside.get_xlabel()
+    assert len(influence_bars(path, "accuracy", "digits, fixed").axes) == 1
 
 
 def test_helpful_and_harmful_differ_in_colour(tmp_path):
@@ -718,6 +733,7 @@ def test_plot_influences_writes_figure_and_csv(tmp_path):
     assert list(csv.columns) == [
         *("rank", "unit", "name", "influence", "standard_error"),
         *("low", "high", "q_value", "significant"),
+        *("accuracy_influence", "accuracy_low", "accuracy_high", "accuracy_rank"),
     ]
     assert csv["name"].tolist() == table["name"].tolist()
     assert csv["influence"].to_numpy() == pytest.approx(table["influence"].to_numpy(), rel=1e-4)

@@ -11,7 +11,7 @@ from tests.conftest import recipe_values
 from torch import nn
 
 from transfer_influence.config.recipe import Architecture, TargetRecipe
-from transfer_influence.datasets.splits import hold_out
+from transfer_influence.datasets.held_out import hold_out
 from transfer_influence.models.building import freeze_for
 from transfer_influence.training.heads import HELD_OUT, solve_head
 from transfer_influence.training.optimization import training_loss

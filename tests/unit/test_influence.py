@@ -25,6 +25,7 @@ from transfer_influence.influence.measurements import Outcomes, read_measurement
 from transfer_influence.influence.ranking import write_ranking
 from transfer_influence.influence.ridge import Ridge
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
+from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import read_provenance
 from transfer_influence.subsets import block_models, pack
 
@@ -164,13 +165,19 @@ def summary(tmp_path) -> Path:
     return write_summary(tmp_path / "summary.parquet", masks, outcomes, 64)
 
 
+def whole(labels: np.ndarray) -> TestImages:
+    return TestImages.divided(labels, 0, 0)
+
+
 def read(path: Path, outcome: str = "raw_margin", classes: int = 9, labels: np.ndarray = LABELS):
-    return read_measurements(path, outcome, names(classes), labels, 4)
+    return read_measurements(path, outcome, names(classes), whole(labels), 4)
 
 
 def stage(**changes) -> InfluenceStage:
     settings = {
         "seed": 0,
+        "proof_fraction": 0,
+        "accuracy": "overall",
         "unit": "class",
         "estimator": "difference_in_means",
         "outcome": "raw_margin",
@@ -306,7 +313,7 @@ def test_tables_that_would_be_too_large_hold_the_whole_target_only(summary):
 
 def test_masks_larger_than_memory_are_the_same(summary):
     masks = read(summary).masks
-    from_file = read_measurements(summary, "raw_margin", names(9), LABELS, 1e-9).masks
+    from_file = read_measurements(summary, "raw_margin", names(9), whole(LABELS), 1e-9).masks
     assert isinstance(from_file.packed, np.memmap)
     np.testing.assert_array_equal(from_file.packed, masks.packed)
 
@@ -461,16 +468,7 @@ def test_outcomes_on_other_images_are_refused(summary):
 
 
 def test_an_outcome_that_is_not_defined_is_refused(summary):
-    with pytest.raises(UserError, match=r"auroc of model 0 is not defined, as .*choose another"):
-        read(summary, "auroc")
-
-
-def test_the_first_model_whose_outcome_is_not_defined_is_named(summary):
-    rows = pq.read_table(summary)
-    known = pa.array([0.5 if model < 70 else None for model in range(150)], pa.float64())
-    place = rows.column_names.index("auroc")
-    pq.write_table(rows.set_column(place, "auroc", known), summary, row_group_size=50)
-    with pytest.raises(UserError, match=r"summary\.parquet: auroc of model 70 is not defined"):
+    with pytest.raises(UserError, match=r"auroc is not defined, as .*choose another"):
         read(summary, "auroc")
 
 
@@ -514,7 +512,7 @@ def test_influences_say_which_code_made_them(summary):
     assert read_provenance(summary.with_name("influences.parquet"))["code"] == "abc"
 
 
-def ranking(folder: Path, values: list[float]) -> pa.Table:
+def ranking(folder: Path, values: list[float], by_accuracy: list[float] | None = None) -> pa.Table:
     count = len(values)
     rows = {
         "unit": pa.array(range(count), pa.int32()),
@@ -525,6 +523,11 @@ def ranking(folder: Path, values: list[float]) -> pa.Table:
         "high": [value + 1 for value in values],
         "q_value": [0.01] * count,
         "significant": [True] * count,
+        "p_value": [0.01] * count,
+        "accuracy_influence": by_accuracy or pa.nulls(count, pa.float64()),
+        **dict.fromkeys(
+            ("accuracy_standard_error", "accuracy_low", "accuracy_high"), [0.5] * count
+        ),
     }
     write_table(pa.table(rows), folder / "influences.parquet", "{}")
     write_ranking(folder / "influences.parquet", folder / "ranking.parquet", "{}")
@@ -532,10 +535,13 @@ def ranking(folder: Path, values: list[float]) -> pa.Table:
 
 
 def test_the_most_helpful_class_has_rank_1_and_ties_go_by_class(tmp_path):
-    rows = ranking(tmp_path, [0.5, -1.0, 2.0, 0.5, 2.0, -0.0, 0.0])
+    by_accuracy = [0.0, 0.1, 0.2, 0.1, 0.5, -0.1, -0.2]
+    rows = ranking(tmp_path, [0.5, -1.0, 2.0, 0.5, 2.0, -0.0, 0.0], by_accuracy)
     assert rows.column_names == [
         *("rank", "unit", "name", "influence", "standard_error"),
-        *("low", "high", "q_value", "significant"),
+        *("low", "high", "p_value", "q_value", "significant"),
+        *("accuracy_influence", "accuracy_standard_error", "accuracy_low", "accuracy_high"),
+        "accuracy_rank",
     ]
     assert rows["rank"].to_pylist() == [1, 2, 3, 4, 5, 6, 7]
     assert rows["unit"].to_pylist() == [2, 4, 0, 3, 5, 6, 1]
@@ -543,6 +549,11 @@ def test_the_most_helpful_class_has_rank_1_and_ties_go_by_class(tmp_path):
     assert rows["influence"].to_pylist() == [2, 2, 0.5, 0.5, 0, 0, -1]
     assert rows["standard_error"].to_pylist() == [1, 1, 0.25, 0.25, 0, 0, 0.5]
     assert rows["low"].to_pylist() == [1, 1, -0.5, -0.5, -1, -1, -2]
+    assert rows["accuracy_rank"].to_pylist() == [2, 1, 5, 4, 6, 7, 3]
+
+
+def test_without_influences_on_the_accuracy_there_is_no_place_by_them(tmp_path):
+    assert ranking(tmp_path, [0.5, -1.0])["accuracy_rank"].null_count == 2
 
 
 def test_ties_go_by_class_among_many(tmp_path):

@@ -37,12 +37,14 @@ def wide(columns: int) -> Measurements:
     packed = np.packbits(random_masks(MODELS, CLASSES), axis=1, bitorder="little")
     whole = varying.mean(axis=1, keepdims=True)
     masks = Masks(packed, CLASSES)
-    return Measurements(models, models, masks, whole, Outcomes(columns, chunks))
+    return Measurements(models, models, masks, whole, whole[:, :0], Outcomes(columns, chunks))
 
 
 def stage(estimator: str) -> InfluenceStage:
     return InfluenceStage(
         seed=0,
+        proof_fraction=0,
+        accuracy="overall",
         unit="class",
         estimator=estimator,
         outcome="raw_margin",

@@ -64,7 +64,9 @@ MISSING = [
     *("--output", "out.parquet"),
 ]
 STUDY = check_study(yaml.safe_load((CHECKOUT / "config" / "demo.yaml").read_text()), "demo.yaml")
-BAD = json.dumps({**influence_stage(STUDY, "ridge").model_dump(), "estimator": "ridges"})
+BAD = json.dumps(
+    {**influence_stage(STUDY, "uci_digits", "ridge").model_dump(), "estimator": "ridges"}
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -384,9 +385,12 @@ def test_training_with_balanced_classes_is_sgd_on_the_weighted_loss(planted):
 
 
 def watched(
-    data: Path, accuracies: list[float], **changes: Any
+    data: Path, accuracies: list[float], validated: Sequence[float] = (), **changes: Any
 ) -> tuple[nn.Module, list[dict[str, torch.Tensor]], list[tuple[int, dict[str, float]]]]:
-    """A model trained for five epochs that is told these accuracies; its weights each time."""
+    """A model trained for five epochs that is told these accuracies; its weights each time.
+
+    On held-out training images it is told those of `validated`.
+    """
     recipe = TargetRecipe(**recipe_values(**{"epochs": 5, **changes}))
     trainer = trainer_of(data, recipe)
     model = trainer.build(SMALL, SEEDS.weights)
@@ -396,7 +400,14 @@ def watched(
 
     def test() -> Evaluation:
         states.append({name: value.clone() for name, value in model.state_dict().items()})
-        return replace(trainer.evaluate(model), accuracy=next(told), loss=1.0)
+        return replace(evaluate(model), accuracy=next(told), loss=1.0)
+
+    def on_held_out(model: nn.Module, examples: np.ndarray, split: str) -> Evaluation:
+        assert split == "train"
+        return replace(evaluate(model, examples, split), accuracy=next(told_validated))
+
+    evaluate, told_validated = trainer.evaluate, iter(validated)
+    trainer.evaluate = on_held_out  # type: ignore[method-assign, assignment]
 
     trainer.fit(
         model,
@@ -421,7 +432,8 @@ def watched(
     ],
 )
 def test_a_model_ends_with_its_last_or_its_best_weights(planted, keep, accuracies, kept):
-    model, states, _ = watched(planted, accuracies, keep=keep, evaluate_every=2)
+    other = [0.5, 0.4, 0.3]  # on the test images, which have no say
+    model, states, _ = watched(planted, other, accuracies, keep=keep, evaluate_every=2)
     assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
     found = [
         all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -453,6 +465,41 @@ def test_what_is_known_of_each_epoch_is_told(planted, caplog):
     assert seen[-1][1]["train/loss"] < seen[0][1]["train/loss"]
     lines = [record.getMessage() for record in caplog.records]
     assert "model: epoch 4/5, test accuracy 0.5000, loss 1.0000" in lines
+
+
+def test_the_best_epoch_is_chosen_by_images_that_the_model_is_not_trained_on(planted, monkeypatch):
+    recipe = TargetRecipe(**recipe_values(epochs=2, keep="best", evaluate_every=1))
+    trainer, epoch, evaluate = trainer_of(planted, recipe), Trainer._epoch, Trainer.evaluate
+    seen, judged = set[int](), list[int]()
+
+    def watched_epoch(self, loader, network, optimization, examples, *others):
+        seen.update(examples.tolist())
+        return epoch(self, loader, network, optimization, examples, *others)
+
+    def watched_evaluate(self, model, examples, split):
+        judged.extend(examples.tolist())
+        return evaluate(self, model, examples, split)
+
+    monkeypatch.setattr(Trainer, "_epoch", watched_epoch)
+    monkeypatch.setattr(Trainer, "evaluate", watched_evaluate)
+    examples = np.arange(0, len(trainer.train_loader.labels), 2)
+    trainer.fit(trainer.build(SMALL, 0), examples, SEEDS, "model")
+    labels = trainer.train_loader.labels
+    held_out = set(judged)
+    assert len(judged) == 2 * len(held_out)
+    assert seen | held_out == set(examples.tolist())
+    assert not seen & held_out
+    counts = np.bincount(labels[examples])
+    expected = np.where(counts > 1, np.maximum(1, np.floor(0.1 * counts + 0.5)), 0)
+    assert np.bincount(labels[list(held_out)], minlength=len(counts)).tolist() == expected.tolist()
+
+
+def test_the_best_epoch_of_single_images_is_refused(planted):
+    recipe = TargetRecipe(**recipe_values(keep="best", evaluate_every=1))
+    trainer = trainer_of(planted, recipe)
+    _, firsts = np.unique(trainer.train_loader.labels, return_index=True)
+    with pytest.raises(UserError, match=r"^model: no class has two .*; set the recipe's keep to l"):
+        trainer.fit(trainer.build(SMALL, 0), firsts, SEEDS, "model")
 
 
 def test_best_needs_evaluations_to_choose_from():

@@ -17,8 +17,8 @@ from transfer_influence.config.study import Subset
 from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.counterfactual.validation import validation_split
 from transfer_influence.datasets.conversion import convert
+from transfer_influence.datasets.held_out import hold_out
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
-from transfer_influence.datasets.splits import hold_out
 from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.provenance import Origin, identity

@@ -49,7 +49,7 @@ def write_shards(results: Path) -> None:
         "loss": np.zeros(MODELS),
         "auroc": pa.nulls(MODELS, pa.float64()),
         "class_accuracy": list_column(np.full((MODELS, CLASSES), 0.5)),
-        **{name: list_column(margins.astype(np.float32)) for name in PER_EXAMPLE[:4]},
+        **{name: list_column(margins.astype(np.float32)) for name in PER_EXAMPLE[:5]},
         "is_correct": list_column(margins > 0),
         "prediction": list_column(np.tile(LABELS, (MODELS, 1)).astype(np.int32)),
     }

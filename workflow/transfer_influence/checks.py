@@ -244,6 +244,11 @@ def outcomes(files: StudyFiles) -> Iterator[str]:
                 f"influence.outcome: auroc is for two classes, and target {name!r} has "
                 f"{len(target.classes)}; choose another outcome."
             )
+        if study.proof_fraction and max(target.test_class_counts) < 2:
+            yield (
+                f"target {name!r}: no class has two test images, so none can be left to prove the "
+                f"ranking; set counterfactuals.proof_fraction to 0."
+            )
         if fraction and max(target.train_class_counts) < 2:
             yield (
                 f"target {name!r}: no class has two training images, so none can be held out; set "

@@ -20,6 +20,7 @@ class Stage(IntEnum):
     REMOVAL = 3
     COUNTERFACTUAL_SOURCE = 4
     VALIDATION = 5
+    DIVISION = 6
     INFLUENCE = 10
 
 

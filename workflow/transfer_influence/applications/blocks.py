@@ -22,12 +22,14 @@ class Block:
         names: of the units.
         influence: float32 (n, columns).
         standard_error: float32 (n, columns); NaN where the estimator has none.
+        freedom: degrees of freedom of the standard errors, float64 (n,); NaN where there are none.
     """
 
     units: np.ndarray
     names: list[str]
     influence: np.ndarray
     standard_error: np.ndarray
+    freedom: np.ndarray
 
 
 def has_influences(path: Path, of: Of) -> bool:
@@ -46,7 +48,7 @@ def blocks(path: Path, of: Of) -> Iterator[Block]:
     if not has_influences(path, of):
         return
     file = open_table(path)
-    columns = ["unit", "name", f"{of}_influence", f"{of}_standard_error"]
+    columns = ["unit", "name", f"{of}_influence", f"{of}_standard_error", f"{of}_freedom"]
     for group in range(file.num_row_groups):
         with damage_named(path):
             rows = file.read_row_group(group, columns)
@@ -54,7 +56,8 @@ def blocks(path: Path, of: Of) -> Iterator[Block]:
         values = matrix(influence)
         errors = np.full_like(values, np.nan) if error.null_count else matrix(error)
         units = rows["unit"].to_numpy().astype(np.int64)
-        yield Block(units, rows["name"].to_pylist(), values, errors)
+        freedom = rows[columns[4]].to_numpy().astype(np.float64)
+        yield Block(units, rows["name"].to_pylist(), values, errors, freedom)
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:
@@ -82,12 +85,14 @@ class Leaders:
         names: of the units, objects.
         influence: float32.
         standard_error: float32; NaN where the estimator has none.
+        freedom: degrees of freedom of it, float64.
     """
 
     units: np.ndarray
     names: np.ndarray
     influence: np.ndarray
     standard_error: np.ndarray
+    freedom: np.ndarray
 
 
 def leaders(path: Path, of: Of, columns: np.ndarray, count: int, sign: int) -> Leaders | None:
@@ -113,6 +118,7 @@ def leaders(path: Path, of: Of, columns: np.ndarray, count: int, sign: int) -> L
             np.broadcast_to(np.array(block.names, object)[:, None], shape),
             block.influence[:, columns],
             block.standard_error[:, columns],
+            np.broadcast_to(block.freedom[:, None], shape),
         )
         if found is not None:
             here = tuple(np.concatenate(parts) for parts in zip(found, here, strict=True))

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.special import betaln
 
 from transfer_influence.applications.blocks import leaders
+from transfer_influence.applications.chance import Chance, beyond
+from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import (
     damage_named,
@@ -32,6 +35,7 @@ WRITTEN = pa.schema(
         "example": pa.int32(),
         "name": pa.string(),
         "class": pa.string(),
+        "proves": pa.bool_(),
         "predicted": pa.string(),
         "share_correct": pa.float64(),
         "place": pa.int32(),
@@ -39,15 +43,21 @@ WRITTEN = pa.schema(
         "unit_name": pa.string(),
         "influence": pa.float32(),
         "standard_error": pa.float32(),
+        "q_value": pa.float64(),
+        "beyond_chance": pa.bool_(),
         "removed_models": pa.int32(),
         "removed_correct": pa.float64(),
         "control_models": pa.int32(),
         "control_correct": pa.float64(),
         "whole_models": pa.int32(),
         "whole_correct": pa.float64(),
+        "p_value": pa.float64(),
+        "corrected_q_value": pa.float64(),
         "corrected": pa.bool_(),
     }
 )
+
+JUDGED = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") : -2]]
 
 
 @dataclass(frozen=True)
@@ -68,29 +78,34 @@ def list_failures(
     influences: Path,
     examples: Path,
     classes: list[str],
+    proves: np.ndarray,
     transfers: list[Path],
     sources: list[Path],
 ) -> pa.Table:
     """Return the target test examples that most models get wrong, and who is to blame.
 
     One row an example and culprit, of which there are at most 3; at most 200 examples, the worst
-    first. Columns: `example` (index in the target's test split), `name`, `class`; `predicted`, the
-    most frequent wrong answer; `share_correct`, the share of models that are right; `place` (1 =
-    pushes hardest the wrong way), `unit`, `unit_name`, `influence`, `standard_error` of the
-    culprit, null where none is known. Of the retrained models, three kinds, each with its number
+    first. Columns: `example` (index in the target's test split), `name`, `class`, and `proves`,
+    whether it is one of those that prove the ranking; `predicted`, the most frequent wrong answer;
+    `share_correct`, the share of models that are right; `place` (1 = pushes hardest the wrong way),
+    `unit`, `unit_name`, `influence`, `standard_error` of the culprit, null where none is known, its
+    `q_value` among all influences on single examples, and `beyond_chance`, whether that is at most
+    5 %. Of the retrained models, three kinds, each with its number
     and the share of them that are right:
     - `removed_models`, `removed_correct`: lost this culprit and all those before it;
     - `control_models`, `control_correct`: lost as many units as one of these, but kept this one;
     - `whole_models`, `whole_correct`: lost nothing.
-    `corrected`: whether most of the first are right and not most of the others; null where there
-    are fewer than 3 of a kind. It is a hint that this culprit, and not any removal, does it: among
-    few models chance alone does, in some 7 % of rows with the removals of the demo.
+    `p_value`: of Fisher's exact test that the first are not right more often than the second, which
+    says that this culprit does it, and not any removal; `corrected_q_value`: the same among all
+    rows that have one. `corrected`: whether that is at most 5 %, and most of the first are right
+    and not most of the others. All three are null where there are fewer than 3 models of a kind.
 
     Args:
         summary: outcomes of all models.
         influences: table of influences; without those on single examples, no culprits are known.
         examples: the target's `test.examples.parquet`.
         classes: names of the target's classes.
+        proves: whether a test image proves the ranking, bool (examples,), see `TestImages`.
         transfers: tables of retrained models, transferred; may be none.
         sources: tables of the retrained source models, in the same order.
     """
@@ -104,11 +119,12 @@ def list_failures(
             "example": failed,
             "name": images["name"].to_pylist(),
             "class": [classes[label] for label in images["label"].to_pylist()],
+            "proves": proves[failed],
             "predicted": [classes[label] for label in wrong],
             "share_correct": share[failed],
         }
     )
-    judged = culprits(influences, failed, retrained)
+    judged = judge(culprits(influences, failed, retrained))
     rows = about.merge(judged, how="left", left_index=True, right_on="failure")
     table = pa.Table.from_pandas(rows.drop(columns="failure"), WRITTEN, preserve_index=False)
     return table.replace_schema_metadata(None)
@@ -157,13 +173,13 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
 
     Returns:
         One row an example and culprit: `failure`, position in `examples`, and the columns of
-        `list_failures` from `place` on.
+        `list_failures` from `place` to `p_value`.
     """
     units = open_table(influences).metadata.num_rows
     found = leaders(influences, "example", examples, CULPRITS, sign=-1)
-    columns = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") :]]
     rows = []
     if found is not None:
+        chance = Chance.of(influences, "example", side=-1)
         kept, lost_units = _kept(retrained.masks, units, found.units)
         for failure in range(len(examples)):
             correct = retrained.is_correct[:, failure]
@@ -173,10 +189,31 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
                 lost = lost & ~kept[:, place, failure]
                 control = kept[:, place, failure] & np.isin(lost_units, lost_units[lost])
                 blamed = (found.units[at], found.names[at])
-                size = (found.influence[at], found.standard_error[at])
+                size = (found.influence[at], found.standard_error[at], found.freedom[at])
+                q_value = chance.q_values(*map(np.atleast_1d, size))
                 checked = _check(correct[lost], correct[control], correct[lost_units == 0])
-                rows.append((failure, place + 1, *blamed, *size, *checked))
-    return pd.DataFrame(rows, columns=columns)
+                known = (*size[:2], *q_value, *beyond(q_value))
+                rows.append((failure, place + 1, *blamed, *known, *checked))
+    return pd.DataFrame(rows, columns=JUDGED)
+
+
+def judge(culprits: pd.DataFrame) -> pd.DataFrame:
+    """Say for which culprits the retrained models are right, by more than chance.
+
+    Args:
+        culprits: one row an example and culprit, with the columns from `removed_models` to
+            `p_value`.
+
+    Returns:
+        The same, with `corrected_q_value` and `corrected`, see `list_failures`.
+    """
+    p_value = culprits["p_value"].to_numpy(np.float64)
+    q_value = q_values(p_value)
+    others = culprits[["control_correct", "whole_correct"]].max(axis=1)
+    most = (culprits["removed_correct"] > 0.5) & (others <= 0.5)
+    corrected = (most & (q_value <= FALSE_DISCOVERIES)).astype(object)
+    corrected[np.isnan(q_value)] = None
+    return culprits.assign(corrected_q_value=q_value, corrected=corrected)
 
 
 def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,15 +232,36 @@ def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarra
 
 def _check(
     removed: np.ndarray, control: np.ndarray, whole: np.ndarray
-) -> tuple[int | float | bool | None, ...]:
+) -> tuple[int | float | None, ...]:
     """Compare which models of the three kinds are right; see `list_failures`."""
     kinds = (removed, control, whole)
     shares = [float(correct.mean()) if len(correct) else None for correct in kinds]
-    corrected = None
+    p_value = None
     if min(map(len, kinds)) >= LEAST_MODELS:
-        corrected = bool(removed.mean() > 0.5 >= max(control.mean(), whole.mean()))
+        p_value = more_often(removed.sum(), len(removed), control.sum(), len(control))
     counted = [value for kind in zip(map(len, kinds), shares, strict=True) for value in kind]
-    return (*counted, corrected)
+    return (*counted, p_value)
+
+
+def more_often(hits: int, trials: int, other_hits: int, other_trials: int) -> float:
+    """Return the one-sided p-value that hits are not more frequent than others.
+
+    Fisher's exact test (Fisher 1935): the chance of as many hits or more among the trials, if all
+    hits fell on any of both trials alike.
+    """
+    all_hits, all_trials = hits + other_hits, trials + other_trials
+    counts = np.arange(hits, min(trials, all_hits) + 1)
+    ways = _log_binomial(all_hits, counts)
+    ways += _log_binomial(all_trials - all_hits, trials - counts)
+    return float(min(1.0, np.exp(ways - _log_binomial(all_trials, trials)).sum()))
+
+
+def _log_binomial(n: int, k: np.ndarray | int) -> np.ndarray:
+    """Return the logarithm of the number of ways to choose k of n; minus infinity for k > n."""
+    k = np.asarray(k)
+    fits = k <= n
+    chosen = np.where(fits, k, 0)
+    return np.where(fits, -betaln(n - chosen + 1, chosen + 1) - np.log(n + 1), -np.inf)
 
 
 def _row_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:

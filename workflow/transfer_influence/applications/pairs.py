@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transfer_influence.applications.blocks import blocks
+from transfer_influence.applications.chance import Chance, beyond
 from transfer_influence.applications.pictures import NEAR, hamming_distance, picture_hashes
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.outcomes.tables import read_table
@@ -14,12 +15,14 @@ from transfer_influence.outcomes.tables import read_table
 MOST_PAIRS = 200  # of each sign
 
 
-def list_pairs(influences: Path, source: Path, target: Path) -> pa.Table:
+def list_pairs(influences: Path, source: Path, target: Path, proves: np.ndarray) -> pa.Table:
     """Return the 200 most helpful and the 200 most harmful pairs of a source and a target image.
 
     Columns: `unit`, `unit_name`, `unit_class` of the source's training image; `example` (index in
-    the target's test split), `name`, `class` of the target's test image; `influence`,
-    `standard_error`; `distance`, in how many of 64 bits their perceptual hashes differ;
+    the target's test split), `name`, `class` of the target's test image, and `proves`, whether it
+    is one of those that prove the ranking; `influence`, `standard_error`; `q_value` among all
+    influences on single examples, two-sided, and `beyond_chance`, whether that is at most 5 %, null
+    where it is not known; `distance`, in how many of 64 bits their perceptual hashes differ;
     `same_pixels`, whether the images were equal before they were stored; `near_duplicate`, whether
     they were, or the distance is at most 4; and `conflicting`, whether near-duplicates have classes
     of different names, null where one of these is no class of the other data set. Most helpful
@@ -30,11 +33,13 @@ def list_pairs(influences: Path, source: Path, target: Path) -> pa.Table:
         influences: table of influences of source examples.
         source: folder of the converted source data set.
         target: folder of the converted target data set.
+        proves: whether a test image proves the ranking, bool (examples,), see `TestImages`.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    unit, example, influence, error = extreme_pairs(influences, MOST_PAIRS)
+    unit, example, influence, error, freedom = extreme_pairs(influences, MOST_PAIRS)
+    q_values = Chance.of(influences, "example", side=0).q_values(influence, error, freedom)
     sources = _images(source, "train", unit)
     targets = _images(target, "test", example)
     distance = hamming_distance(
@@ -50,8 +55,11 @@ def list_pairs(influences: Path, source: Path, target: Path) -> pa.Table:
             "example": example.astype(np.int32),
             "name": targets["name"],
             "class": targets["class"],
+            "proves": proves[example],
             "influence": influence,
             "standard_error": pa.array(error, from_pandas=True),
+            "q_value": pa.array(q_values, from_pandas=True),
+            "beyond_chance": pa.array(beyond(q_values), pa.bool_()),
             "distance": distance,
             "same_pixels": same,
             "near_duplicate": near,
@@ -67,17 +75,19 @@ def extreme_pairs(influences: Path, count: int) -> tuple[np.ndarray, ...]:
     kept.
 
     Returns:
-        Source unit and target example (int64), influence and standard error (float32) of at most
-        `count` helpful pairs and `count` harmful ones, the most helpful first.
+        Source unit and target example (int64), influence and standard error (float32), and degrees
+        of freedom (float64) of at most `count` helpful pairs and `count` harmful ones, the most
+        helpful first.
     """
-    none = np.empty(0, np.int64), np.empty(0, np.int64), *np.empty((2, 0), np.float32)
+    none = (*np.empty((2, 0), np.int64), *np.empty((2, 0), np.float32), np.empty(0))
     sides: dict[int, tuple[np.ndarray, ...]] = {1: none, -1: none}
     for block in blocks(influences, "example"):
         for sign, found in sides.items():
             least = sign * found[2][-1] if len(found[2]) == count else 0.0
             row, column = np.nonzero(sign * block.influence > least)
             at = row, column
-            new = block.units[row], column, block.influence[at], block.standard_error[at]
+            size = block.influence[at], block.standard_error[at]
+            new = block.units[row], column, *size, block.freedom[row]
             both = [np.concatenate(parts) for parts in zip(found, new, strict=True)]
             order = np.argsort(-sign * both[2], kind="stable")[:count]
             sides[sign] = tuple(part[order] for part in both)

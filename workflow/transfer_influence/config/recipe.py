@@ -6,6 +6,8 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 
 from transfer_influence.config.settings import Settings
 
+Accuracy = Literal["overall", "per_class"]
+
 
 class CyclicSchedule(Settings):
     """Linear from zero to the peak rate at `peak_epoch`, then to zero at the end."""
@@ -202,17 +204,25 @@ class Recipe(Settings):
     )
     evaluate_every: PositiveInt | None = Field(
         None,
-        description="Epochs between two evaluations on the test images during training, for the "
-        "log, TensorBoard and `keep`; the last epoch always has one. Without it, there is none "
-        "before the end.",
+        description="Epochs between two evaluations during training, on the test images for the "
+        "log and TensorBoard, and for `keep`; the last epoch always has one. Without it, there is "
+        "none before the end.",
         examples=[5],
     )
     keep: Literal["last", "best"] = Field(
         "last",
         description="The weights that a model ends with: those after the last epoch, or after the "
-        "evaluated epoch with the best test accuracy, the first of equals. `best` needs "
-        "`evaluate_every`, and flatters: it chooses by the images that it is then judged on.",
+        "evaluated epoch with the best accuracy on training images that are held out, the first "
+        "of equals. `best` needs `evaluate_every`.",
         examples=["last"],
+    )
+    validation_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="For `keep: best`: share of each class's training images that a model is not "
+        "trained on, at least one of each class, to choose the epoch by.",
+        examples=[0.2],
     )
 
     @model_validator(mode="after")
@@ -313,7 +323,7 @@ class TargetRecipe(Recipe):
         "the published runs; `frozen`: they stay those of the source.",
         examples=["train"],
     )
-    accuracy: Literal["overall", "per_class"] = Field(
+    accuracy: Accuracy = Field(
         "overall",
         description="What the column `accuracy` holds: the share of correct predictions, or the "
         "mean of the classes' accuracies, over classes with test images. The other one follows "

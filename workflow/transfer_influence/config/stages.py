@@ -7,7 +7,7 @@ the jobs that it concerns.
 from pathlib import Path
 from typing import Any
 
-from transfer_influence.config.recipe import Architecture, Head, Recipe, TargetRecipe
+from transfer_influence.config.recipe import Accuracy, Architecture, Head, Recipe, TargetRecipe
 from transfer_influence.config.settings import Settings
 from transfer_influence.config.study import (
     Budget,
@@ -116,10 +116,17 @@ class SummaryStage(Settings):
     failed_models: FailedModels
 
 
-class InfluenceStage(Settings):
-    """How influences are estimated by one estimator."""
+class JudgedStage(Settings):
+    """How one number is made of outcomes on the test images of a target: see `TestImages`."""
 
     seed: int
+    proof_fraction: float
+    accuracy: Accuracy
+
+
+class InfluenceStage(JudgedStage):
+    """How influences on a target are estimated by one estimator."""
+
     unit: Unit
     estimator: Estimator
     outcome: Outcome
@@ -147,8 +154,8 @@ class RemovalStage(ModelStage):
         return {"source": {**told, "data": data}, "code": {rule: code}}
 
 
-class CurvesStage(Settings):
-    """How retrained models are put together."""
+class CurvesStage(JudgedStage):
+    """How models that were retrained for a target are put together."""
 
     failed_models: FailedModels
 
@@ -265,11 +272,26 @@ def retrained_transfer_stage(study: Study, target: str, mode: Mode) -> Retrained
     )
 
 
-def influence_stage(study: Study, estimator: Estimator) -> InfluenceStage:
+def judged_stage(study: Study, target: str) -> JudgedStage:
+    """Return how the outcomes on a target are judged."""
+    return JudgedStage(
+        seed=study.seed,
+        proof_fraction=study.proof_fraction,
+        accuracy=study.targets[target].recipe.accuracy,
+    )
+
+
+def curves_stage(study: Study, target: str) -> CurvesStage:
+    """Return how the models that were retrained for a target are put together."""
+    judged = judged_stage(study, target)
+    return CurvesStage(**dict(judged), failed_models=study.failed_models)
+
+
+def influence_stage(study: Study, target: str, estimator: Estimator) -> InfluenceStage:
     """Return the settings of the influences by one estimator; its memory changes no result."""
     settings = study.influence
     return InfluenceStage(
-        seed=study.seed,
+        **dict(judged_stage(study, target)),
         unit=study.source.subset.unit,
         estimator=estimator,
         outcome=settings.outcome,

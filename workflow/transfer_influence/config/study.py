@@ -31,6 +31,7 @@ Outcome = Literal[
     "softmax_margin",
     "raw_logit",
     "softmax_probability",
+    "log_odds",
     "is_correct",
     "accuracy",
     "auroc",
@@ -267,7 +268,11 @@ class Influence(Settings):
     outcome: Outcome = Field(
         "raw_margin",
         examples=["accuracy"],
-        description="The outcome to explain; `auroc` for targets of two classes.",
+        description="The outcome to explain, a mean over test images. Of the true class: "
+        "`raw_margin`, its logit minus the largest of the others; `softmax_margin`, the same of "
+        "probabilities, 1 from a raw margin of 20 on; `raw_logit`; `softmax_probability`; "
+        "`log_odds`, log p - log(1 - p), which never saturates. Or `is_correct`; `accuracy`, the "
+        "same without influences on single images; `auroc`, for targets of two classes.",
     )
     intervals: Intervals = Field(
         "closed_form",
@@ -352,6 +357,15 @@ class Counterfactuals(Settings):
         "remove is chosen: each retrained model is transferred once more, without these. 0: no "
         "second transfer, and no choice.",
         examples=[0.1],
+    )
+    proof_fraction: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of each class of a target's test images that the retrained models are "
+        "judged by. The others make the ranking. 0: all images do both, as published, so that a "
+        "ranking is judged by the images that it was made from, which flatters it.",
+        examples=[0.3],
     )
     estimator: Estimator | None = Field(
         None,
@@ -512,6 +526,11 @@ class Study(Settings):
         """The estimator whose influences make the ranking."""
         chosen = self.counterfactuals and self.counterfactuals.estimator
         return chosen or self.influence.estimators[0]
+
+    @property
+    def proof_fraction(self) -> float:
+        """Share of each target class's test images that make no ranking, but prove it."""
+        return self.counterfactuals.proof_fraction if self.counterfactuals else 0
 
     @property
     def folder(self) -> Path:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from transfer_influence.config.stages import RetrainedTransferStage
-from transfer_influence.datasets.splits import hold_out
+from transfer_influence.datasets.held_out import hold_out
 from transfer_influence.errors import UserError
 from transfer_influence.seeds import Stage, stream
 from transfer_influence.training.transfers import ValidationSplit

@@ -21,6 +21,7 @@ from transfer_influence.figures.style import (
 from transfer_influence.figures.tables import MOST_ROWS, read_rows
 
 MOST_BARS = 40
+OF_ACCURACY = ("accuracy", "is_correct")  # outcomes that need no second panel
 
 
 def influence_table(ranking: Path) -> pd.DataFrame:
@@ -28,10 +29,12 @@ def influence_table(ranking: Path) -> pd.DataFrame:
 
     Of more than 10,000 units, the first 5,000 and the last 5,000: a report is to be opened.
     Columns: `rank`, `unit`, `name`, `influence`, `standard_error`, `low`, `high`, `q_value`,
-    `significant`.
+    `significant`, and by accuracy `accuracy_influence`, `accuracy_low`, `accuracy_high`,
+    `accuracy_rank`.
     """
     columns = ["rank", "unit", "name", "influence", "standard_error"]
     columns += ["low", "high", "q_value", "significant"]
+    columns += ["accuracy_influence", "accuracy_low", "accuracy_high", "accuracy_rank"]
     rows = read_rows(ranking, columns).sort_values("rank", ignore_index=True)
     if len(rows) > MOST_ROWS:
         rows = pd.concat([rows[: MOST_ROWS // 2], rows[-MOST_ROWS // 2 :]], ignore_index=True)
@@ -42,7 +45,8 @@ def influence_table(ranking: Path) -> pd.DataFrame:
 def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "class") -> Figure:
     """Draw the influence of each source unit, its 95 % interval if known, most helpful on top.
 
-    Of more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
+    Beside the outcome that ranks, the influence on the accuracy is drawn, in percentage points. Of
+    more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
     """
     rows = influence_table(ranking)
     hidden = max(0, rows["rank"].max() - MOST_BARS)
@@ -51,38 +55,56 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
     if hidden:
         rows = pd.concat([rows[:half], rows[-half:].assign(place=np.arange(half) + half + 1)])
     figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
-    axes = figure.subplots()
+    beside = outcome not in OF_ACCURACY and bool(rows["accuracy_influence"].notna().any())
+    first, *others = figure.subplots(1, 1 + beside, sharey=True, squeeze=False)[0]
+    _bars(first, rows["influence"], rows["low"], rows["high"], rows["place"], unit)
+    interval = "\nwith 95 % interval" if rows["low"].notna().any() else ""
+    first.set_xlabel(f"influence on the {OUTCOMES[outcome]}{interval}")
+    for axes in others:
+        ends = [100 * rows[f"accuracy_{end}"] for end in ("influence", "low", "high")]
+        _bars(axes, *ends, rows["place"], unit)
+        axes.set_xlabel(f"influence on the accuracy, in points{interval}, does not rank")
+    for axes in (first, *others):
+        if hidden:
+            _gap(axes, half, f"{hidden} more {unit if hidden == 1 else PLURAL[unit]} in between")
+        axes.axvline(0, color=BLACK, linewidth=0.8)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+    first.set_yticks(rows["place"], [short(name, 36) for name in rows["name"]])
+    first.set_ylim(rows["place"].max() + 0.6, -0.6)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    set_title(figure, f"{target}: which source {PLURAL[unit]} help, and which hurt")
+    return figure
+
+
+def _bars(
+    axes: Axes,
+    influence: pd.Series,
+    low: pd.Series,
+    high: pd.Series,
+    place: pd.Series,
+    unit: Unit,
+) -> None:
+    """Draw influences, by their sign, and their intervals where they are known."""
     for label, colour, side in [
-        (f"helpful: models with the {unit} do better", BLUE, rows[rows["influence"] >= 0]),
-        (f"harmful: models with the {unit} do worse", VERMILION, rows[rows["influence"] < 0]),
+        (f"helpful: models with the {unit} do better", BLUE, influence >= 0),
+        (f"harmful: models with the {unit} do worse", VERMILION, influence < 0),
     ]:
-        if len(side):
-            axes.barh(side["place"], side["influence"], height=0.72, color=colour, label=label)
+        if side.any():
+            axes.barh(place[side], influence[side], height=0.72, color=colour, label=label)
     # Drawn by their ends, as those of a shrunk estimate are not around it; `lasso` has none.
-    known = rows[rows["low"].notna()]
+    known = low.notna()
     axes.errorbar(
-        (known["low"] + known["high"]) / 2,
-        known["place"],
-        xerr=(known["high"] - known["low"]) / 2,
+        ((low + high) / 2)[known],
+        place[known],
+        xerr=((high - low) / 2)[known],
         fmt="none",
         ecolor=BLACK,
         elinewidth=0.8,
         capsize=1.5,
         capthick=0.8,
     )
-    if hidden:
-        _gap(axes, half, f"{hidden} more {unit if hidden == 1 else PLURAL[unit]} in between")
-    axes.axvline(0, color=BLACK, linewidth=0.8)
-    axes.set_yticks(rows["place"], [short(name, 36) for name in rows["name"]])
-    axes.set_ylim(rows["place"].max() + 0.6, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    interval = ", with 95 % interval" if len(known) else ""
-    axes.set_xlabel(f"influence on the {OUTCOMES[outcome]}{interval}")
-    figure.legend(loc="outside lower center", ncols=2)
-    set_title(figure, f"{target}: which source {PLURAL[unit]} help, and which hurt")
-    return figure
 
 
 def _gap(axes: Axes, place: float, text: str) -> None:

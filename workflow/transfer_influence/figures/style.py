@@ -22,6 +22,7 @@ OUTCOMES: dict[Outcome, str] = {
     "softmax_margin": "mean softmax margin",
     "raw_logit": "mean logit of the true class",
     "softmax_probability": "mean probability of the true class",
+    "log_odds": "mean log odds of the true class",
     "is_correct": "share of correct predictions",
     "accuracy": "accuracy (as the recipe of the target has it)",
     "auroc": "area under the ROC curve",

@@ -22,6 +22,7 @@ from transfer_influence.influence.intervals import (
     Certainty,
     bootstrapped,
     closed_form,
+    t_interval,
 )
 from transfer_influence.influence.measurements import GIGABYTE, Measurements, Outcomes
 from transfer_influence.influence.ridge import Ridge
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 OTHER_MEMORY = GIGABYTE  # Python and its libraries, and a chunk of outcomes
 ROW_GROUP = 2**26  # bytes of lists, about
+OF_ACCURACY = ("accuracy_influence", "accuracy_standard_error", "accuracy_low", "accuracy_high")
 
 
 def room_for(memory_gb: float) -> float:
@@ -65,9 +67,13 @@ def estimate(
 
     Columns: `unit` (class index), `name`, and on the whole target `influence`, `standard_error`,
     `low` and `high` (ends of the 95 % interval), `p_value` (two-sided), `q_value`, `significant`
-    (q-value at most 0.05), all null for `lasso`; then float32 lists with one entry a target class,
+    (q-value at most 0.05), all null for `lasso`; the same on the accuracy, whatever the outcome,
+    `accuracy_influence`, `accuracy_standard_error`, `accuracy_low` and `accuracy_high` (closed
+    form), null where the summary does not say what is correct; all these by the images that rank,
+    see `TestImages`. Then float32 lists with one entry a target class,
     `class_influence` and `class_standard_error`, and with one entry a target test example,
-    `example_influence` and `example_standard_error`.
+    `example_influence` and `example_standard_error`; and `class_freedom` and `example_freedom`, the
+    degrees of freedom of these standard errors, the fewest of a row.
     Lists are empty for a scalar outcome and where the table would be larger than
     `stage.largest_table_gb`; lists of standard errors of `lasso` are null.
 
@@ -76,8 +82,10 @@ def estimate(
     """
     memory = room_for(memory_gb)
     estimator = make_estimator(stage, data, memory)
-    whole = joined(estimator.fit(Outcomes.of(data.whole)))
+    both = joined(estimator.fit(Outcomes.of(np.hstack([data.whole, data.accuracy]))))
+    whole, accuracy = both.column(0), both.column(1) if data.accuracy.size else None
     known = certainty(stage, data, whole, estimator)
+    of_whole = {**_whole_columns(whole, known), **_accuracy_columns(accuracy, data.classes)}
     classes, examples = wanted(data, stage.largest_table_gb)
     details = data.details(classes, examples)
     cut = details.columns - (data.examples.columns if examples else 0)
@@ -87,7 +95,8 @@ def estimate(
         writer = None
         for part in pieces(fits):
             units = slice(first, first + len(part.influence))
-            rows = _rows(units, names, whole, known, part, cut)
+            columns = {name: column[units] for name, column in of_whole.items()}
+            rows = _rows(units, names, columns, part, cut)
             if writer is None:
                 writer = stack.enter_context(table_writer(path, rows.schema, provenance))
             writer.write_table(rows)
@@ -128,26 +137,52 @@ def _nothing(classes: int) -> Fit:
     return Fit(empty, empty, empty, empty)
 
 
+def _whole_columns(whole: Fit, known: Certainty) -> dict[str, pa.Array]:
+    """Return what is known of the influences on the whole target."""
+    return {
+        "influence": pa.array(whole.influence[:, 0]),
+        "standard_error": _or_null(known.standard_error),
+        "low": _or_null(known.low),
+        "high": _or_null(known.high),
+        "p_value": _or_null(known.p_value),
+        "q_value": _or_null(known.q_value),
+        "significant": pc.less_equal(_or_null(known.q_value), FALSE_DISCOVERIES),
+    }
+
+
+def _accuracy_columns(accuracy: Fit | None, units: int) -> dict[str, pa.Array]:
+    """Return what is known of the influences on the accuracy."""
+    values = np.full((4, units), np.nan)
+    if accuracy is not None:
+        values = np.array(
+            [accuracy.influence[:, 0], accuracy.standard_error[:, 0], *t_interval(accuracy)]
+        )
+    return dict(zip(OF_ACCURACY, map(_or_null, values), strict=True))
+
+
 def _rows(
-    units: slice, names: list[str], whole: Fit, known: Certainty, part: Fit, cut: int
+    units: slice, names: list[str], of_whole: dict[str, pa.Array], part: Fit, cut: int
 ) -> pa.Table:
     return pa.table(
         {
             "unit": pa.array(range(units.start, units.stop), pa.int32()),
             "name": names[units],
-            "influence": whole.influence[units, 0],
-            "standard_error": _or_null(known.standard_error[units]),
-            "low": _or_null(known.low[units]),
-            "high": _or_null(known.high[units]),
-            "p_value": _or_null(known.p_value[units]),
-            "q_value": _or_null(known.q_value[units]),
-            "significant": pc.less_equal(_or_null(known.q_value[units]), FALSE_DISCOVERIES),
+            **of_whole,
             "class_influence": _lists(part.influence[:, :cut]),
             "class_standard_error": _lists(part.standard_error[:, :cut]),
+            "class_freedom": _least(part.freedom[:, :cut]),
             "example_influence": _lists(part.influence[:, cut:]),
             "example_standard_error": _lists(part.standard_error[:, cut:]),
+            "example_freedom": _least(part.freedom[:, cut:]),
         }
     )
+
+
+def _least(freedom: np.ndarray) -> pa.Array:
+    """Return the fewest degrees of freedom in each row; null where none are known."""
+    if freedom.size == 0 or np.isnan(freedom).all():
+        return pa.nulls(len(freedom), pa.float64())
+    return pa.array(np.nanmin(freedom, axis=1))
 
 
 def _or_null(values: np.ndarray) -> pa.Array:

@@ -45,6 +45,16 @@ class Fit:
     freedom: np.ndarray
     left: np.ndarray
 
+    def column(self, number: int) -> "Fit":
+        """Return the influences on one column."""
+        chosen = slice(number, number + 1)
+        return Fit(
+            self.influence[:, chosen],
+            self.standard_error[:, chosen],
+            self.freedom[:, chosen],
+            self.left[:, chosen],
+        )
+
     def units(self, chosen: slice) -> "Fit":
         """Return the influences of some of the source classes."""
         return Fit(

@@ -31,7 +31,13 @@ class Certainty:
 
 
 def closed_form(fit: Fit, estimator: Estimator) -> Certainty:
-    """Return intervals of the t-distribution, for a fit of the whole target; NaN without errors.
+    """Return what the t-distribution says, for a fit of the whole target; NaN without errors."""
+    p_values = estimator.p_values(fit)
+    return Certainty(fit.standard_error[:, 0], *t_interval(fit), p_values, q_values(p_values))
+
+
+def t_interval(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the intervals of a fit of one column, float64 (units,) each.
 
     The interval is of the effect without shrinkage, so that of a shrunk estimate is not around it.
     """
@@ -39,9 +45,7 @@ def closed_form(fit: Fit, estimator: Estimator) -> Certainty:
         part[:, 0] for part in (fit.influence, fit.standard_error, fit.freedom, fit.left)
     )
     half = stdtrit(freedom, (1 + COVERAGE) / 2) * error
-    ends = (influence - half) / left, (influence + half) / left
-    p_values = estimator.p_values(fit)
-    return Certainty(error, *ends, p_values, q_values(p_values))
+    return (influence - half) / left, (influence + half) / left
 
 
 def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int) -> Certainty:

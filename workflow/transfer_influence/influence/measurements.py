@@ -18,12 +18,15 @@ import pyarrow.parquet as pq
 from transfer_influence.config.study import Outcome, Sampling
 from transfer_influence.errors import UserError
 from transfer_influence.hadamard import smallest_order
+from transfer_influence.outcomes.measures import area_of_margins
 from transfer_influence.outcomes.tables import damage_named, matrix, open_table
+from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.subsets import block_models, check_both_sides
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # models at a time
+SCALARS = {"accuracy": "is_correct", "auroc": "raw_margin"}  # outcomes, and what they are made of
 GIGABYTE = 10**9
 
 
@@ -90,6 +93,7 @@ class Measurements:
         masks: of the models.
         targets: float64 (models, target classes + 1): outcomes on each target class, in the order
             of the labels, and on the whole target, which is the last column.
+        accuracy: float64 (models, 1), on the whole target; no columns where it is not known.
         examples: outcomes on single target examples; no columns for a scalar outcome.
         design: how the subsets were drawn, as far as the masks tell.
     """
@@ -98,6 +102,7 @@ class Measurements:
     groups: np.ndarray
     masks: Masks
     targets: np.ndarray
+    accuracy: np.ndarray
     examples: Outcomes
     design: Sampling = "uniform"
 
@@ -153,26 +158,29 @@ class Measurements:
             groups=self.groups[chosen],
             masks=Masks(self.masks.packed[chosen], self.classes),
             targets=self.targets[chosen],
+            accuracy=self.accuracy[chosen],
             examples=Outcomes(self.examples.columns, chunks),
         )
 
 
 def read_measurements(
-    summary: Path, outcome: Outcome, names: list[str], labels: np.ndarray, memory_gb: float
+    summary: Path, outcome: Outcome, names: list[str], images: TestImages, memory_gb: float
 ) -> Measurements:
     """Read what influences on one target are estimated from.
 
+    Only the images that rank count for the target and its classes.
+
     Args:
         summary: table with `model`, `mask` and the outcome.
-        outcome: the column to explain, per example or a scalar.
+        outcome: the column to explain, per example; or a scalar, computed from one.
         names: the source classes.
-        labels: of the target's test images, int64 (examples,).
+        images: the target's test images.
         memory_gb: in GB; masks of more than a quarter of it are kept in a file without a name
             beside the summary.
 
     Raises:
         UserError: the file is damaged or holds too few models; masks or outcomes are not as wide
-            as `names` and `labels`; an outcome is not finite; a model stands twice; a class is in
+            as `names` and `images`; an outcome is not finite; a model stands twice; a class is in
             fewer than two subsets, or missing from fewer than two, of the models that are left
             where those without a partner are left out.
     """
@@ -181,13 +189,16 @@ def read_measurements(
         raise UserError(f"{summary}: holds no models; run the workflow again.")
     shape = (table.metadata.num_rows, -(-len(names) // 8))
     packed = _empty(shape, memory_gb * GIGABYTE / 4, summary.parent)
-    numbers, targets, examples = [], [], 0
-    for first, rows in _chunks(table, ["model", "mask", outcome], summary):
+    column = SCALARS.get(outcome, outcome)
+    of_accuracy = ["is_correct"] if "is_correct" in table.schema_arrow.names else []
+    columns = list(dict.fromkeys(["model", "mask", column, *of_accuracy]))
+    numbers, targets, accuracies = [], [], []
+    for first, rows in _chunks(table, columns, summary):
         packed[first : first + len(rows)] = _packed(rows["mask"], len(names), summary)
-        values = _values(rows, outcome, summary)
-        examples = values.shape[1] if pa.types.is_fixed_size_list(rows[outcome].type) else 0
         numbers.append(rows["model"].to_numpy())
-        targets.append(_of_targets(values, labels, summary) if examples else values)
+        targets.append(_of_target(rows, outcome, images, summary))
+        correct = [_of_target(rows, "accuracy", images, summary) for _ in of_accuracy]
+        accuracies.append(np.hstack([np.empty((len(rows), 0)), *correct]))
     models = np.concatenate(numbers).astype(np.int64)
     order = np.argsort(models, kind="stable")
     _check_each_once(models[order], summary)
@@ -196,8 +207,8 @@ def read_measurements(
     place[order] = np.arange(len(models))
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for first, rows in _chunks(table, ["model", outcome], summary):
-            yield place[first : first + len(rows)], _values(rows, outcome, summary)
+        for first, rows in _chunks(table, ["model", column], summary):
+            yield place[first : first + len(rows)], _values(rows, column, images, summary)
 
     if not (order == np.arange(len(order))).all():
         packed = packed[order]
@@ -207,7 +218,8 @@ def read_measurements(
             groups=np.arange(len(models)),
             masks=Masks(packed, len(names)),
             targets=np.concatenate(targets)[order],
-            examples=Outcomes(examples, chunks),
+            accuracy=np.concatenate(accuracies)[order],
+            examples=Outcomes(0 if outcome in SCALARS else len(images.labels), chunks),
         )
     )
     check_both_sides(measured.masks.counts(), len(measured), names)
@@ -321,42 +333,40 @@ def _packed(column: pa.ChunkedArray, classes: int, path: Path) -> np.ndarray:
     return packed
 
 
-def _values(rows: pa.Table, outcome: Outcome, path: Path) -> np.ndarray:
-    """Return outcomes as float64 (models, columns), checked."""
-    column = rows[outcome]
-    if column.null_count:
-        first = int(np.argmax(column.is_null().to_numpy()))
+def _values(rows: pa.Table, column: str, images: TestImages, path: Path) -> np.ndarray:
+    """Return outcomes on all test images as float64 (models, images), checked."""
+    values = matrix(rows[column]).astype(np.float64)
+    if values.shape[1] != len(images.labels):
         raise UserError(
-            f"{path}: {outcome} of model {rows['model'][first]} is not defined, as the target has "
-            f"not two classes; choose another influence.outcome."
+            f"{path}: outcomes on {values.shape[1]} test images, but the target has "
+            f"{len(images.labels)}; transfer again."
         )
-    if pa.types.is_fixed_size_list(column.type):
-        values = matrix(column).astype(np.float64)
-    else:
-        values = column.to_numpy().astype(np.float64)[:, None]
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"{path}: {outcome} of model {rows['model'][int(np.argmin(finite))]} is not finite; "
+            f"{path}: {column} of model {rows['model'][int(np.argmin(finite))]} is not finite; "
             f"delete the file and summarize again, which names the shard if that is to blame."
         )
     return values
 
 
-def _of_targets(values: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
-    """Return the mean outcome (models, target classes + 1) on each target class, and on all."""
-    if values.shape[1] != len(labels):
-        raise UserError(
-            f"{path}: outcomes on {values.shape[1]} test images, but the target has {len(labels)}; "
-            f"transfer again."
-        )
-    counts = np.bincount(labels)
-    order = np.argsort(labels, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sums = np.zeros((len(values), len(counts)))
-    there = counts > 0
-    sums[:, there] = np.add.reduceat(values[:, order], starts[there], axis=1) / counts[there]
-    return np.hstack([sums, values.mean(axis=1, keepdims=True)])
+def _of_target(rows: pa.Table, outcome: Outcome, images: TestImages, path: Path) -> np.ndarray:
+    """Return the outcome on each target class and on the whole target; a scalar on the whole only.
+
+    Returns:
+        float64 (models, target classes + 1 or 1).
+    """
+    values = _values(rows, SCALARS.get(outcome, outcome), images, path)
+    if outcome == "auroc":
+        if images.labels.max() != 1:
+            raise UserError(
+                f"{path}: auroc is not defined, as the target has not two classes; choose another "
+                f"influence.outcome."
+            )
+        ranking, labels = images.ranking, images.labels[images.ranking]
+        return np.array([[area_of_margins(row[ranking], labels)] for row in values])
+    means = images.means(values, images.ranking)
+    return means[:, -1:] if outcome == "accuracy" else means
 
 
 def _check_each_once(models: np.ndarray, path: Path) -> None:

@@ -5,23 +5,35 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from transfer_influence.influence.estimation import OF_ACCURACY
 from transfer_influence.outcomes.tables import read_table, write_table
 
 RANKED = ["unit", "name", "influence", "standard_error", "low", "high"]
 RANKED += ["p_value", "q_value", "significant"]
+RANKED += OF_ACCURACY
 DIGITS = 10  # of influences, as shares of the largest; further ones are rounding
 
 
 def write_ranking(influences: Path, path: Path, provenance: str) -> None:
     """Rank the source classes by their influence on the whole target; ties by class index.
 
-    Columns: `rank` (1 = most helpful), and of the influences all that is on the whole target.
+    Columns: `rank` (1 = most helpful), and of the influences all that is on the whole target;
+    `accuracy_rank`, the place by `accuracy_influence`, null where that is.
     """
     rows = read_table(influences, RANKED)
-    influence = rows["influence"].to_numpy()
+    ranks = _ranks(rows["influence"].to_numpy())
+    by_accuracy = rows["accuracy_influence"].to_numpy()
+    known = np.isfinite(by_accuracy).all()
+    accuracy_ranks = _ranks(by_accuracy) if known else pa.nulls(len(rows), pa.int32())
+    table = rows.add_column(0, "rank", pa.array(ranks))
+    table = table.append_column("accuracy_rank", pa.array(accuracy_ranks))
+    write_table(table.take(pa.array(np.argsort(ranks))), path, provenance)
+
+
+def _ranks(influence: np.ndarray) -> np.ndarray:
+    """Return the place of each class, int32 (classes,), from 1 for the largest influence."""
     # Equal influences, of classes that always come together, may differ by rounding.
     rounded = np.round(influence / (np.abs(influence).max() or 1.0), DIGITS)
-    order = np.argsort(-rounded, kind="stable")
-    ranks = pa.array(np.arange(1, len(order) + 1), pa.int32())
-    table = rows.take(pa.array(order)).add_column(0, "rank", ranks)
-    write_table(table, path, provenance)
+    ranks = np.empty(len(influence), np.int32)
+    ranks[np.argsort(-rounded, kind="stable")] = np.arange(1, len(influence) + 1)
+    return ranks

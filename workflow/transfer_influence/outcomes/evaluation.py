@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from transfer_influence.outcomes.measures import area_under_roc, class_means
+
 Scores = tuple[torch.Tensor, ...]  # of a batch, see `score`
 
 
@@ -22,6 +24,7 @@ class Evaluation:
     softmax_margin: np.ndarray  # float32 (n,), of probabilities, within [-1, 1]
     raw_logit: np.ndarray  # float32 (n,), of the true class
     softmax_probability: np.ndarray  # float32 (n,), of the true class
+    log_odds: np.ndarray  # float32 (n,), of the true class, see `log_odds`
     is_correct: np.ndarray  # bool (n,)
     prediction: np.ndarray  # int32 (n,)
     loss: float  # mean cross-entropy, without label smoothing
@@ -42,7 +45,9 @@ class Evaluation:
             per_class: whether `accuracy` is the mean over classes.
         """
         columns = [torch.cat(column).cpu().numpy() for column in zip(*scores, strict=True)]
-        raw_margin, softmax_margin, raw_logit, probability, prediction, loss, positive = columns
+        raw_margin, softmax_margin, raw_logit, probability, odds, prediction, loss, positive = (
+            columns
+        )
         is_correct = prediction == labels
         class_accuracy = class_means(is_correct, labels, classes)
         return cls(
@@ -50,6 +55,7 @@ class Evaluation:
             softmax_margin=softmax_margin,
             raw_logit=raw_logit,
             softmax_probability=probability,
+            log_odds=odds,
             is_correct=is_correct,
             prediction=prediction.astype(np.int32),
             loss=float(loss.mean(dtype=np.float64)),
@@ -67,9 +73,9 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
         labels: int64 (n,).
 
     Returns:
-        raw margin, softmax margin, true logit, true probability, prediction, cross-entropy, and
-        the logit of class 1 minus that of class 0 (which ranks as its probability does where there
-        are two classes, but never saturates); each (n,).
+        raw margin, softmax margin, true logit, true probability, log odds, prediction,
+        cross-entropy, and the logit of class 1 minus that of class 0 (which ranks as its
+        probability does where there are two classes, but never saturates); each (n,).
     """
     probabilities = logits.softmax(dim=1)
     return (
@@ -77,6 +83,7 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
         margin(probabilities, labels),
         of_true_class(logits, labels),
         of_true_class(probabilities, labels),
+        log_odds(logits, labels),
         logits.argmax(dim=1),
         functional.cross_entropy(logits, labels, reduction="none"),
         logits[:, 1] - logits[:, 0],
@@ -94,22 +101,11 @@ def margin(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return of_true_class(scores, labels) - others.amax(dim=1)
 
 
-def class_means(values: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the mean of `values` within each class, float64 (classes,); NaN for no examples."""
-    counts = np.bincount(labels, minlength=classes)
-    with np.errstate(invalid="ignore"):
-        return np.bincount(labels, weights=values, minlength=classes) / counts
+def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return each row's log p - log(1 - p) of the probability of its label, (n,).
 
-
-def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Return the probability that a positive example scores above a negative one.
-
-    Computed from the number of negatives below each score, ties counting one half (Mann & Whitney
-    1947); NaN if a class is empty.
+    Computed as the label's logit minus the log-sum-exp of the others, which never saturates, while
+    a probability of float32 is 1 from a margin of some 17 on (Park et al. 2023, "TRAK", section 3).
     """
-    negatives = np.sort(scores[~positive])
-    if len(negatives) in (0, len(scores)):
-        return float("nan")
-    below = np.searchsorted(negatives, scores[positive], side="left")
-    not_above = np.searchsorted(negatives, scores[positive], side="right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return of_true_class(logits, labels) - others.logsumexp(dim=1)

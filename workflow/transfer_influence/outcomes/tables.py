@@ -22,6 +22,7 @@ PER_EXAMPLE = (
     "softmax_margin",
     "raw_logit",
     "softmax_probability",
+    "log_odds",
     "is_correct",
     "prediction",
 )

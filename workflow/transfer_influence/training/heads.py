@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from transfer_influence.datasets.splits import hold_out
+from transfer_influence.datasets.held_out import hold_out
 
 HELD_OUT = 0.2  # share of each class's images that choose the penalty
 MOST_ITERATIONS = 1000

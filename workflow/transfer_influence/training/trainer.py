@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
+from transfer_influence.datasets.held_out import hold_out
 from transfer_influence.datasets.loaders import Loader, Split, open_loader
 from transfer_influence.datasets.sidecar import Sidecar, read_sidecar
 from transfer_influence.datasets.staging import staged
@@ -33,6 +34,8 @@ from transfer_influence.training.heads import solve_head
 from transfer_influence.training.optimization import Optimization, training_loss
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = 1  # separates the draw of held-out images from that of the order of examples
 
 # Pixels to evaluate at a time, where a batch of training has fewer: enough to fill the device.
 EVALUATED_PIXELS = {"cpu": 2**19, "cuda": 2**24}
@@ -121,16 +124,21 @@ class Trainer:
             seeds: for the order of the examples and their augmentation.
             name: what to call the model in the log and in errors.
             as_for: take as many steps, at the same learning rates, as with that many examples.
-            test: evaluates the model as it is, after the epochs that the recipe says; its accuracy
-                decides which epoch was the best.
+            test: evaluates the model as it is on test images, after the epochs that the recipe
+                says; it decides nothing.
             watch: told the number of each epoch, counted from 1, and what is known of it, by name.
 
         Raises:
             UserError: there are fewer than two examples, or too few steps for the learning rate
-                ever to leave 0.
+                ever to leave 0; or the best epoch is to be kept and no class has two examples.
             NotFiniteError: the loss is not finite.
         """
         log.info("%s: starts, seeds %s", name, seeds)
+        held_out = np.empty(0, np.int64)
+        if self.recipe.keep == "best":
+            every = len(examples)
+            examples, held_out = self._held_out(examples, seeds, name)
+            as_for = as_for and round(as_for * len(examples) / every)
         labels = self.train_loader.labels[examples]
         try:
             optimization = Optimization(model, self.recipe, labels, self.device, as_for)
@@ -152,15 +160,33 @@ class Trainer:
                 )
             resolution = optimization.resolutions[epoch]
             known = {"train/loss": loss, "learning_rate": rate, "resolution": resolution}
-            if test is not None and self.recipe.is_evaluated(epoch, optimization.epochs):
-                found = test()
-                log.info("%s, test accuracy %.4f, loss %.4f", told, found.accuracy, found.loss)
-                known |= {"test/accuracy": found.accuracy, "test/loss": found.loss}
-                if self.recipe.keep == "best":
-                    best.keep(found.accuracy)
+            if self.recipe.is_evaluated(epoch, optimization.epochs):
+                if test is not None:
+                    found = test()
+                    log.info("%s, test accuracy %.4f, loss %.4f", told, found.accuracy, found.loss)
+                    known |= {"test/accuracy": found.accuracy, "test/loss": found.loss}
+                if len(held_out):
+                    accuracy = self.evaluate(model, held_out, "train").accuracy
+                    log.info("%s, validation accuracy %.4f", told, accuracy)
+                    known["validation/accuracy"] = accuracy
+                    best.keep(accuracy)
             if watch is not None:
                 watch(epoch + 1, known)
         best.restore()
+
+    def _held_out(
+        self, examples: np.ndarray, seeds: TrainingSeeds, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Divide examples into those to train on and those to choose the epoch by."""
+        labels = self.train_loader.labels[examples]
+        random = np.random.default_rng((seeds.order, HELD_OUT))
+        left, held_out = hold_out(labels, self.recipe.validation_fraction, random)
+        if not len(held_out):
+            raise UserError(
+                f"{name}: no class has two training images, so none can be held out to choose the "
+                f"best epoch; set the recipe's keep to last."
+            )
+        return examples[left], examples[held_out]
 
     def solve_head(self, model: nn.Module, examples: np.ndarray, name: str) -> None:
         """Fit the head of a model to its features, in place, as the recipe's `head` says.

@@ -1,0 +1,34 @@
+"""What is measured on the test images of a target: means, and the area under the ROC curve."""
+
+import numpy as np
+
+
+def class_means(values: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the mean of `values` within each class, float64 (classes,); NaN for no examples."""
+    counts = np.bincount(labels, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(labels, weights=values, minlength=classes) / counts
+
+
+def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Return the probability that a positive example scores above a negative one.
+
+    Computed from the number of negatives below each score, ties counting one half (Mann & Whitney
+    1947); NaN if a class is empty.
+    """
+    negatives = np.sort(scores[~positive])
+    if len(negatives) in (0, len(scores)):
+        return float("nan")
+    below = np.searchsorted(negatives, scores[positive], side="left")
+    not_above = np.searchsorted(negatives, scores[positive], side="right")
+    return float((below + not_above).mean() / (2 * len(negatives)))
+
+
+def area_of_margins(margins: np.ndarray, labels: np.ndarray) -> float:
+    """Return the area under the ROC curve of class 1 of two classes, from margins of logits.
+
+    A margin is the logit of class 1 minus that of class 0, or the other way round where the label
+    is 0, and it ranks as the probability of class 1 does.
+    """
+    positive = labels == 1
+    return area_under_roc(np.where(positive, margins, -margins), positive)
