@@ -61,8 +61,9 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
     interval = "\nwith 95 % interval" if rows["low"].notna().any() else ""
     first.set_xlabel(f"influence on the {OUTCOMES[outcome]}{interval}")
     for axes in others:
-        ends = [100 * rows[f"accuracy_{end}"] for end in ("influence", "low", "high")]
-        _bars(axes, *ends, rows["place"], unit)
+        points = 100 * rows[["accuracy_influence", "accuracy_low", "accuracy_high"]]
+        influence, low, high = (points[name] for name in points)
+        _bars(axes, influence, low, high, rows["place"], unit)
         axes.set_xlabel(f"influence on the accuracy, in points{interval}, does not rank")
     for axes in (first, *others):
         if hidden:
