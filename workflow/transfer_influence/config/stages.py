@@ -14,6 +14,7 @@ from transfer_influence.config.study import (
     Estimator,
     FailedModels,
     Intervals,
+    Method,
     Mode,
     Outcome,
     Removal,
@@ -153,6 +154,51 @@ class CurvesStage(Settings):
     failed_models: FailedModels
 
 
+class EmbeddingStage(Settings):
+    """How models trained on all source classes look at images.
+
+    Attributes:
+        recipe: which says how images are shown.
+        checkpoints: how many models.
+        projection: dimensions of projected gradients; None to take none.
+        seed: of the projection.
+    """
+
+    architecture: Architecture
+    recipe: Recipe | TargetRecipe
+    checkpoints: int
+    projection: int | None
+    seed: int
+
+
+class SurrogateStage(Settings):
+    """How a surrogate scores classes: by a method, or None for a list."""
+
+    method: Method | None
+
+
+class AgreementStage(Settings):
+    """What surrogates are held against.
+
+    Attributes:
+        surrogates: their names.
+        checkpoints: how many models trained on all classes those that are no lists use.
+        lists: which of the names are those of lists.
+        outcome: what the influences explain.
+        estimator: of the influences.
+        held_out: share of the models that predictions are judged by.
+        seed: of the study.
+    """
+
+    surrogates: list[str]
+    lists: list[str]
+    checkpoints: int
+    outcome: Outcome
+    estimator: Estimator
+    held_out: float
+    seed: int
+
+
 class ComparisonStage(Settings):
     """Which (target, mode) pairs are compared, and what their influences are on."""
 
@@ -199,6 +245,7 @@ class RulegraphStage(Settings):
     influences: bool
     checkpoints: bool
     comparison: bool
+    surrogates: bool
     unit: Unit
 
 
@@ -209,6 +256,7 @@ def rulegraph_stage(study: Study) -> RulegraphStage:
         influences=study.estimates,
         checkpoints=study.source.checkpoints is not None,
         comparison=study.compares_targets,
+        surrogates=study.surrogates is not None,
         unit=study.source.subset.unit,
     )
 
@@ -291,4 +339,38 @@ def removal_stage(study: Study, removal: Removal) -> RemovalStage:
         budget=removal.budget,
         architecture=study.source.architecture,
         recipe=study.source.recipe,
+    )
+
+
+def embedding_stage(study: Study, target: str | None) -> EmbeddingStage:
+    """Return how full models look at the training images of a target, or None for the source."""
+    assert study.surrogates is not None
+    wanted = study.surrogates
+    return EmbeddingStage(
+        architecture=study.source.architecture,
+        recipe=study.targets[target].recipe if target else study.source.recipe,
+        checkpoints=wanted.checkpoints,
+        projection=wanted.projection if "trak" in wanted.methods else None,
+        seed=study.seed,
+    )
+
+
+def surrogate_stage(study: Study, surrogate: str) -> SurrogateStage:
+    """Return how a surrogate scores classes."""
+    assert study.surrogates is not None
+    methods = {method: method for method in study.surrogates.methods}
+    return SurrogateStage(method=methods.get(surrogate))
+
+
+def agreement_stage(study: Study) -> AgreementStage:
+    """Return what the surrogates of a study are held against."""
+    assert study.surrogates is not None
+    return AgreementStage(
+        surrogates=study.surrogate_names,
+        lists=list(study.surrogates.lists),
+        checkpoints=study.surrogates.checkpoints,
+        outcome=study.influence.outcome,
+        estimator=study.ranked_by,
+        held_out=study.influence.held_out,
+        seed=study.seed,
     )

@@ -17,11 +17,14 @@ def write_ranking(influences: Path, path: Path, provenance: str) -> None:
 
     Columns: `rank` (1 = most helpful), and of the influences all that is on the whole target.
     """
-    rows = read_table(influences, RANKED)
+    write_table(ranked(read_table(influences, RANKED)), path, provenance)
+
+
+def ranked(rows: pa.Table) -> pa.Table:
+    """Return a row a class, from the highest `influence` to the lowest, with its `rank`."""
     influence = rows["influence"].to_numpy()
     # Equal influences, of classes that always come together, may differ by rounding.
     rounded = np.round(influence / (np.abs(influence).max() or 1.0), DIGITS)
     order = np.argsort(-rounded, kind="stable")
     ranks = pa.array(np.arange(1, len(order) + 1), pa.int32())
-    table = rows.take(pa.array(order)).add_column(0, "rank", ranks)
-    write_table(table, path, provenance)
+    return rows.take(pa.array(order)).add_column(0, "rank", ranks)
