@@ -67,6 +67,7 @@ wildcard_constraints:
     mode="fixed|full",
     estimator="|".join(study.influence.estimators),
     removal="|".join(map(re.escape, removals)) or "none",
+    surrogate="|".join(study.surrogate_names) or "none",
 
 
 def begin():
@@ -107,11 +108,13 @@ def data_of(name):
 def ranking_of(wildcards):
     """Return the ranking or list a removal follows; the baseline and random removals need none."""
     removal = removals[wildcards.removal]
-    if removal.order in study.counterfactuals.lists:
+    if removal.order and removal.order in study.counterfactuals.lists:
         return str(study.counterfactuals.lists[removal.order])
     if removal.ranking is None:
         return []
     target, mode = removal.ranking
+    if removal.order in study.surrogate_names:
+        return f"{results}/surrogates/{target}/{mode}/{removal.order}.parquet"
     return f"{results}/influences/{target}/{mode}/ranking.parquet"
 
 
@@ -143,6 +146,8 @@ def report_parts():
             )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")
+    if study.surrogates:
+        parts.append(f"{results}/report/surrogates.svg")
     if study.compares_targets:
         parts.append(f"{results}/applications/classes.parquet")
     return parts

@@ -30,8 +30,14 @@ def main() -> None:
             inputs["listed"] = arguments.listed
             scores = listed_scores(arguments.listed, names)
         else:
-            embeddings = {"source_view": arguments.source_view, "target_view": arguments.target_view}
-            labels = {"source_labels": arguments.source_labels, "target_labels": arguments.target_labels}
+            embeddings = {
+                "source_view": arguments.source_view,
+                "target_view": arguments.target_view,
+            }
+            labels = {
+                "source_labels": arguments.source_labels,
+                "target_labels": arguments.target_labels,
+            }
             inputs |= embeddings | labels
             known = (read_labels(each) for each in labels.values())
             views = read_views(*embeddings.values(), *known, classes=len(names))

@@ -182,21 +182,15 @@ class AgreementStage(Settings):
 
     Attributes:
         surrogates: their names.
-        checkpoints: how many models trained on all classes those that are no lists use.
         lists: which of the names are those of lists.
-        outcome: what the influences explain.
-        estimator: of the influences.
-        held_out: share of the models that predictions are judged by.
-        seed: of the study.
+        checkpoints: how many models trained on all classes the others look through.
+        influence: how the influences are estimated.
     """
 
     surrogates: list[str]
     lists: list[str]
     checkpoints: int
-    outcome: Outcome
-    estimator: Estimator
-    held_out: float
-    seed: int
+    influence: InfluenceStage
 
 
 class ComparisonStage(Settings):
@@ -369,8 +363,5 @@ def agreement_stage(study: Study) -> AgreementStage:
         surrogates=study.surrogate_names,
         lists=list(study.surrogates.lists),
         checkpoints=study.surrogates.checkpoints,
-        outcome=study.influence.outcome,
-        estimator=study.ranked_by,
-        held_out=study.influence.held_out,
-        seed=study.seed,
+        influence=influence_stage(study, study.ranked_by),
     )

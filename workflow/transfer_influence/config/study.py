@@ -607,7 +607,13 @@ class Study(Settings):
         size = plan.replicates_per_job if plan else wanted
         trained = plan.replicates if plan else wanted
         return [
-            Removal(name=f"{BASELINE}-{first}", order=None, count=0, replicates=range(first, min(first + size, trained)), ranking=None)
+            Removal(
+                name=f"{BASELINE}-{first}",
+                order=None,
+                count=0,
+                replicates=range(first, min(first + size, trained)),
+                ranking=None,
+            )
             for first in range(0, wanted, size)
         ]
 
@@ -688,9 +694,7 @@ class Study(Settings):
         The baseline is among them where surrogates need it, too.
         """
         removed = [
-            removal
-            for target, mode in self.transfers
-            for removal in self.removals(target, mode)
+            removal for target, mode in self.transfers for removal in self.removals(target, mode)
         ]
         return {removal.name: removal for removal in [*removed, *self.full_models]}
 

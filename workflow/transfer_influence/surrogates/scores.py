@@ -157,7 +157,7 @@ def write_scores(scores: np.ndarray, names: list[str], path: Path, provenance: s
     `influence` holds the score, in units of its own; what tells how sure an influence is, is null.
     """
     nothing = pa.nulls(len(names), pa.float64())
-    columns = {name: nothing for name in RANKED} | {
+    columns = dict.fromkeys(RANKED, nothing) | {
         "unit": pa.array(range(len(names)), pa.int32()),
         "name": pa.array(names),
         "influence": pa.array(scores),
