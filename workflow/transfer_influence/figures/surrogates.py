@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from transfer_influence.config.study import Mode
 from transfer_influence.figures.style import BLACK, BLUE, GREY, WIDTH, set_title, short, styled
@@ -16,7 +17,7 @@ from transfer_influence.surrogates.agreement import INFLUENCES
 
 # Column → what the axis of its panels says.
 DRAWN = {
-    "corrected": "rank correlation with the influences,\ncorrected for their reliability",
+    "correlation": "rank correlation\nwith the influences",
     "linear_datamodeling_score": "rank correlation of predicted\nand measured outcomes",
 }
 ROW = 0.19  # inches that a surrogate takes
@@ -62,6 +63,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         for axes, column in zip(row, DRAWN, strict=False):
             _dots(axes, rows, column)
         _hours(row[2], rows)
+        row[2].set_xlim(*_decades(table["hours"]))
         for axes in row:
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.set_yticks(range(len(rows)), [])
@@ -70,7 +72,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         row[0].set_yticks(range(len(rows)), [short(name, 24) for name in rows["surrogate"]])
         row[0].set_title(f"{target}, {mode}", loc="left")
     for axes, label in zip(
-        panels[-1], [*DRAWN.values(), "hours of GPU or CPU\n(lists: 0)"], strict=True
+        panels[-1], [*DRAWN.values(), "hours of jobs\n(a list takes none)"], strict=True
     ):
         axes.set_xlabel(label)
     set_title(figure, "What cheap methods say of the source classes, against the influences")
@@ -105,8 +107,18 @@ def _hours(axes: Axes, rows: pd.DataFrame) -> None:
     hours = rows["hours"].to_numpy(float)
     own = (rows["surrogate"] == INFLUENCES).to_numpy()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     for chosen, colour in ((own, BLACK), (~own, BLUE)):
         there = chosen & (hours > 0)
         axes.plot(
             hours[there], np.flatnonzero(there), "o", color=colour, markersize=4, linestyle="none"
         )
+
+
+def _decades(hours: pd.Series) -> tuple[float, float]:
+    """Return the powers of ten around all hours above 0."""
+    known = np.log10(hours[hours > 0].to_numpy(float))
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+    return 10 ** np.floor(low - 0.1), 10 ** np.ceil(high + 0.1)

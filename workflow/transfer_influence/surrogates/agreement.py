@@ -28,6 +28,7 @@ from transfer_influence.influence.reliability import JACKKNIFE_PARTS, LEAST_PART
 from transfer_influence.outcomes.tables import read_table, write_table
 from transfer_influence.surrogates.costs import Costs
 
+LEAST_PARTS = 8  # of a jackknife, for an interval of a difference
 INFLUENCES = "influences"  # what the row of the study itself is called
 
 
@@ -50,7 +51,8 @@ def write_agreement(
     - `correlation`: Spearman's, over classes, with the estimated influences; of the influences the
       one that is expected with a second study of as many models, which is their reliability;
     - `corrected`: the same divided by the root of the reliability, for what the correlation would
-      be with influences without error (Spearman 1904); of the influences the root itself;
+      be with influences without error (Spearman 1904); of the influences the root itself. Null
+      where the interval of the reliability reaches 0, as it divides by nothing then;
     - `linear_datamodeling_score`: Spearman's, over held-out models, between the sum of the scores
       of a model's classes and its outcome; of the influences, which are estimated from the other
       models, that of their predictions; `against_influences`: minus that of the influences;
@@ -133,9 +135,9 @@ def correlations(
     inside = np.clip(found, -1 + 1e-12, 1 - 1e-12)
     ends = np.tanh(np.arctanh(inside) + np.array([[-1], [1]]) * half)
     values = np.column_stack([reliability, np.array([found, *ends])])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        root = np.sqrt(reliability)
-        corrected = np.column_stack([root, values[:, 1:] / (root[0] if root[0] > 0 else np.nan)])
+    known = reliability[1] > 0
+    root = np.sqrt(reliability) if known else np.full(3, np.nan)
+    corrected = np.column_stack([root, values[:, 1:] / root[0]])
     columns = [*with_ends("correlation"), *with_ends("corrected")]
     return pd.DataFrame(np.vstack([values, corrected]).T, columns=columns)
 
@@ -180,7 +182,7 @@ def jackknifed_differences(found: np.ndarray, without: np.ndarray) -> np.ndarray
     parts = len(without)
     pseudo = parts * found - (parts - 1) * without
     half = np.full(len(found), np.nan)
-    if parts > 1:
+    if parts >= LEAST_PARTS:
         error = pseudo.std(axis=0, ddof=1) / np.sqrt(parts)
         half = t.ppf((1 + COVERAGE) / 2, parts - 1) * error
     return np.column_stack([found, pseudo.mean(axis=0) - half, pseudo.mean(axis=0) + half])

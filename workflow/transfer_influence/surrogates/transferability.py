@@ -90,17 +90,21 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
     targets = one_hot(labels)
     squares, inside, outside = _spectrum(features, targets)
     alpha, beta = np.ones((2, targets.shape[1]))
+    tiny = np.finfo(float).tiny
     for _ in range(MOST_STEPS):
         precision = alpha + beta * squares
         known = (beta * squares / precision).sum(axis=0)  # γ
+        unknown = count - len(squares) + (alpha / precision).sum(axis=0)  # n − γ, more exactly
         weights = (squares * inside * (beta / precision) ** 2).sum(axis=0)  # |m|²
         residual = outside + (inside * (alpha / precision) ** 2).sum(axis=0)
-        before, tiny = alpha / beta, np.finfo(float).tiny
-        beta = (count - known) / np.maximum(residual, tiny)
+        before = alpha / beta  # which decides the next step
+        beta = unknown / np.maximum(residual, tiny)
         alpha = known / np.maximum(weights, tiny)
-        ratio = np.clip(alpha / beta, 1 / LARGEST_RATIO, LARGEST_RATIO)
-        alpha = ratio * beta
-        if np.allclose(ratio, before, rtol=TOLERANCE, atol=0):
+        alpha, beta = (
+            np.minimum(alpha, beta * LARGEST_RATIO),
+            np.minimum(beta, alpha * LARGEST_RATIO),
+        )
+        if np.allclose(alpha / beta, before, rtol=TOLERANCE, atol=0):
             break
     precision = alpha + beta * squares
     weights = (squares * inside * (beta / precision) ** 2).sum(axis=0)
