@@ -118,6 +118,29 @@ def ranking_of(wildcards):
     return f"{results}/influences/{target}/{mode}/ranking.parquet"
 
 
+def full_models(kind):
+    """Return a file of each job that trains models on all classes, as far as surrogates need."""
+    return [
+        f"{results}/counterfactuals/sources/{removal.name}.{kind}" for removal in study.full_models
+    ]
+
+
+def unless_listed(file):
+    """Return an input function: `file`, a path or an input function, of a surrogate that is no list."""
+    return lambda wildcards: (
+        []
+        if wildcards.surrogate in study.surrogates.lists
+        else file(wildcards) if callable(file) else file.format(**wildcards)
+    )
+
+
+def list_of(wildcards):
+    """Return the list that a surrogate is, if it is one."""
+    if wildcards.surrogate not in study.surrogates.lists:
+        return []
+    return str(study.surrogates.list_of(wildcards.surrogate, wildcards.target))
+
+
 def removals_of(pattern):
     """Return an input function: `pattern` for each removal of a (target, mode)."""
     return lambda wildcards: [

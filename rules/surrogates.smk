@@ -1,27 +1,6 @@
 # What cheap methods say of the source classes, held against the influences and the retraining.
 
 
-def full_models(kind):
-    """Return a file of each job that trains models on all classes, as far as surrogates need."""
-    return [
-        f"{results}/counterfactuals/sources/{removal.name}.{kind}" for removal in study.full_models
-    ]
-
-
-def view_of(method_only):
-    """Return an input function: files that a surrogate needs unless it is a list."""
-    return lambda wildcards: (
-        [] if wildcards.surrogate in study.surrogates.lists else method_only.format(**wildcards)
-    )
-
-
-def list_of(wildcards):
-    """Return the list that a surrogate is, if it is one."""
-    if wildcards.surrogate not in study.surrogates.lists:
-        return []
-    return str(study.surrogates.list_of(wildcards.surrogate, wildcards.target))
-
-
 rule embed_source:
     input:
         train=f"{results}/data/{study.source.dataset}/train.beton",
@@ -89,10 +68,10 @@ rule embed_target:
 rule score_surrogate:
     input:
         source=f"{results}/data/{study.source.dataset}/dataset.json",
-        source_view=view_of(f"{results}/surrogates/source.safetensors"),
-        target_view=view_of(f"{results}/surrogates/{{target}}/images.safetensors"),
-        source_labels=view_of(f"{results}/data/{study.source.dataset}/train.labels.npy"),
-        target_labels=lambda wildcards: view_of(data_of("train.labels.npy")(wildcards))(wildcards),
+        source_view=unless_listed(f"{results}/surrogates/source.safetensors"),
+        target_view=unless_listed(f"{results}/surrogates/{{target}}/images.safetensors"),
+        source_labels=unless_listed(f"{results}/data/{study.source.dataset}/train.labels.npy"),
+        target_labels=unless_listed(data_of("train.labels.npy")),
         listed=list_of,
     output:
         table=f"{results}/surrogates/{{target}}/{{mode}}/{{surrogate}}.parquet",

@@ -30,17 +30,15 @@ def main() -> None:
             inputs["listed"] = arguments.listed
             scores = listed_scores(arguments.listed, names)
         else:
-            embeddings = {
-                "source_view": arguments.source_view,
-                "target_view": arguments.target_view,
-            }
-            labels = {
-                "source_labels": arguments.source_labels,
-                "target_labels": arguments.target_labels,
-            }
-            inputs |= embeddings | labels
-            known = (read_labels(each) for each in labels.values())
-            views = read_views(*embeddings.values(), *known, classes=len(names))
+            given = ("source_view", "target_view", "source_labels", "target_labels")
+            inputs |= {name: getattr(arguments, name) for name in given}
+            views = read_views(
+                source=arguments.source_view,
+                target=arguments.target_view,
+                source_labels=read_labels(arguments.source_labels),
+                target_labels=read_labels(arguments.target_labels),
+                classes=len(names),
+            )
             scores = score_classes(stage.method, views)
         origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         provenance = origin.provenance(seconds=time.monotonic() - started)

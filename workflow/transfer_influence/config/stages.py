@@ -352,8 +352,8 @@ def embedding_stage(study: Study, target: str | None) -> EmbeddingStage:
 def surrogate_stage(study: Study, surrogate: str) -> SurrogateStage:
     """Return how a surrogate scores classes."""
     assert study.surrogates is not None
-    methods = {method: method for method in study.surrogates.methods}
-    return SurrogateStage(method=methods.get(surrogate))
+    methods = [method for method in study.surrogates.methods if method == surrogate]
+    return SurrogateStage(method=methods[0] if methods else None)
 
 
 def agreement_stage(study: Study) -> AgreementStage:

@@ -55,7 +55,8 @@ def nearest_neighbours(
     """
     wanted = min(NEIGHBOURS, len(source))
     looking = unit_vectors(target)
-    cosines, found = np.empty((len(target), 0)), np.empty((len(target), 0), np.int64)
+    cosines: np.ndarray = np.empty((len(target), 0))
+    found: np.ndarray = np.empty((len(target), 0), np.int64)
     for first in range(0, len(source), CHUNK):
         part = source[first : first + CHUNK]
         places = np.broadcast_to(np.arange(first, first + len(part)), (len(target), len(part)))
