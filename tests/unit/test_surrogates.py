@@ -219,13 +219,13 @@ def test_a_class_without_images_has_no_mean_and_is_nobody_s_nearest():
 def test_trak_is_its_formula():
     rng = np.random.default_rng(1)
     gradients, target = rng.normal(size=(40, 5)), rng.normal(size=(6, 5))
-    confidence, labels = rng.uniform(size=40), np.arange(40) % 4
+    labels = np.arange(40) % 4
     inverse = np.linalg.inv(gradients.T @ gradients)
     expected = np.zeros(4)
     for t in target:
-        for z, p, label in zip(gradients, confidence, labels, strict=True):
-            expected[label] += t @ inverse @ z * (1 - p) / 6
-    assert trak(gradients, labels, 4, target, confidence) == pytest.approx(expected)
+        for z, label in zip(gradients, labels, strict=True):
+            expected[label] += t @ inverse @ z / 6
+    assert trak(gradients, labels, 4, target) == pytest.approx(expected)
 
 
 def test_trak_is_that_of_its_authors():
@@ -237,11 +237,10 @@ def test_trak_is_that_of_its_authors():
     features = theirs.get_x_xtx_inv(given, theirs.get_xtx(given))
     accumulator = torch.zeros(40, 6)  # theirs are in units of the mean entry of (XᵀX)⁻¹
     theirs.get_scores(features, torch.from_numpy(target), accumulator)
-    confidence, labels = rng.uniform(size=40).astype(np.float32), np.arange(40) % 4
-    scores = accumulator.numpy().mean(axis=1) * (1 - confidence)
-    expected = np.bincount(labels, weights=scores)
+    labels = np.arange(40) % 4
+    expected = np.bincount(labels, weights=accumulator.numpy().mean(axis=1))
     unit = np.abs(np.linalg.inv(gradients.T @ gradients)).mean()
-    found = trak(gradients, labels, 4, target, confidence)
+    found = trak(gradients, labels, 4, target)
     assert found / unit == pytest.approx(expected, rel=1e-4)
 
 

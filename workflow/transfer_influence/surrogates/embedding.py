@@ -56,7 +56,7 @@ def embed(
     Returns:
         By name, with the number of the model in front, as `0/features`: `features`, float32 (n, d);
         of a target, `logits`, float32 (n, classes); and where gradients are wanted, `gradients`,
-        float32 (n, k), and of the source `confidence`, float32 (n,), see `trak`.
+        float32 (n, k), see `trak`.
 
     Raises:
         UserError: all models failed; or see `read_weights`.
@@ -67,15 +67,15 @@ def embed(
         model.load_state_dict(read_weights(file, number))
         model = place(model, trainer.device).eval()
         told = look(trainer, model)
-        logits = told["logits"] if transferred else told.pop("logits")
         if stage.projection is not None:
-            labels = torch.from_numpy(trainer.train_loader.labels)
             if transferred:
-                set_head(model, fitted_head(told["features"], labels).to(trainer.device))
-            else:
-                told["confidence"] = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+                labels = torch.from_numpy(trainer.train_loader.labels)
+                head = fitted_head(told["features"], labels).to(trainer.device)
+                model.set_submodule(head_name(model), head)
             seed = stage.seed + number
             told["gradients"] = projected(trainer, model, stage.projection, seed)
+        if not transferred:
+            del told["logits"]  # as large as the features, and of no use
         found |= {f"{number}/{name}": values.contiguous() for name, values in told.items()}
     return found
 
@@ -97,11 +97,6 @@ def chosen_models(
     if not models:
         raise UserError(f"{sources[0]}: all models on all classes failed; change the recipe.")
     return models[:wanted]
-
-
-def set_head(model: nn.Module, head: nn.Linear) -> None:
-    """Put another head into a model."""
-    model.set_submodule(head_name(model), head)
 
 
 @torch.inference_mode()

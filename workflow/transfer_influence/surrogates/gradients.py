@@ -33,7 +33,8 @@ def gradients_of_margins(
     def one(parameters: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor):  # type: ignore[no-untyped-def]
         return margin(functional_call(network, parameters, (image[None],)), label[None])[0]
 
-    return vmap(grad(one), in_dims=(None, 0, 0))(parameters, images, labels)
+    found = vmap(grad(one), in_dims=(None, 0, 0))(parameters, images, labels)
+    return {name: each.detach() for name, each in found.items()}
 
 
 def project(gradients: dict[str, torch.Tensor], dimensions: int, seed: int) -> torch.Tensor:

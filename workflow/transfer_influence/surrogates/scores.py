@@ -73,7 +73,6 @@ METHODS: dict[Method, Callable[[View], np.ndarray]] = {
         view.source_labels,
         view.classes,
         view.target["gradients"],
-        view.source["confidence"],
     ),
 }
 
