@@ -67,6 +67,7 @@ wildcard_constraints:
     mode="fixed|full",
     estimator="|".join(study.influence.estimators),
     removal="|".join(map(re.escape, removals)) or "none",
+    surrogate="|".join(study.surrogate_names) or "none",
 
 
 def begin():
@@ -107,12 +108,37 @@ def data_of(name):
 def ranking_of(wildcards):
     """Return the ranking or list a removal follows; the baseline and random removals need none."""
     removal = removals[wildcards.removal]
-    if removal.order in study.counterfactuals.lists:
+    if removal.order and removal.order in study.counterfactuals.lists:
         return str(study.counterfactuals.lists[removal.order])
     if removal.ranking is None:
         return []
     target, mode = removal.ranking
+    if removal.order in study.surrogate_names:
+        return f"{results}/surrogates/{target}/{mode}/{removal.order}.parquet"
     return f"{results}/influences/{target}/{mode}/ranking.parquet"
+
+
+def full_models(kind):
+    """Return a file of each job that trains models on all classes, as far as surrogates need."""
+    return [
+        f"{results}/counterfactuals/sources/{removal.name}.{kind}" for removal in study.full_models
+    ]
+
+
+def unless_listed(file):
+    """Return an input function: `file`, a path or an input function, of a surrogate that is no list."""
+    return lambda wildcards: (
+        []
+        if wildcards.surrogate in study.surrogates.lists
+        else file(wildcards) if callable(file) else file.format(**wildcards)
+    )
+
+
+def list_of(wildcards):
+    """Return the list that a surrogate is, if it is one."""
+    if wildcards.surrogate not in study.surrogates.lists:
+        return []
+    return str(study.surrogates.list_of(wildcards.surrogate, wildcards.target))
 
 
 def removals_of(pattern):
@@ -143,6 +169,8 @@ def report_parts():
             )
         if study.counterfactuals:
             parts.append(f"{results}/report/{target}/{mode}/counterfactuals.svg")
+    if study.surrogates:
+        parts.append(f"{results}/report/surrogates.svg")
     if study.compares_targets:
         parts.append(f"{results}/applications/classes.parquet")
     return parts

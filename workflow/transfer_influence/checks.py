@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from transfer_influence.subsets import (
 )
 
 IMPROBABLE = 1e-9  # as good as impossible
+TELLING = ("leep", "logme", "h_score", "trak")  # surrogates that use the labels of a target
 MOST_ENTRIES = 10**8  # of the masks of a bank that are looked at; a second's work
 
 
@@ -150,8 +152,11 @@ def bank(files: StudyFiles) -> Iterator[str]:
 def lists(files: StudyFiles) -> Iterator[str]:
     """Look whether lists can be read, and name units of the source."""
     study, subset = files.study, files.study.source.subset
-    removed = list(study.counterfactuals.lists.values()) if study.counterfactuals else []
-    for path in removed:
+    named = list(study.counterfactuals.lists.values()) if study.counterfactuals else []
+    if study.surrogates:
+        listed = product(study.surrogates.lists, study.targets)
+        named += [study.surrogates.list_of(name, target) for name, target in listed]
+    for path in dict.fromkeys(named):
         unreadable = list(refusal(list_entries, path))
         yield from unreadable
         if not unreadable and files.unit_names:
@@ -256,6 +261,20 @@ def outcomes(files: StudyFiles) -> Iterator[str]:
             )
 
 
+def surrogates(files: StudyFiles) -> Iterator[str]:
+    """Look whether the targets have what surrogates tell apart."""
+    study = files.study
+    methods = study.surrogates.methods if study.surrogates else []
+    telling = [method for method in methods if method in TELLING]
+    for name in study.targets if telling else []:
+        target = files.sidecar(study.dataset_of(name))
+        if target is not None and np.count_nonzero(target.train_class_counts) < 2:
+            yield (
+                f"surrogates.methods: {telling[0]} tells the classes of a target apart, but "
+                f"{name!r} has training images of one only; leave {', '.join(telling)} out."
+            )
+
+
 def network(files: StudyFiles) -> Iterator[str]:
     """Look whether the network takes images of all resolutions."""
     architecture = files.study.source.architecture
@@ -263,7 +282,7 @@ def network(files: StudyFiles) -> Iterator[str]:
         yield from refusal(try_architecture, architecture, files.study.resolutions)
 
 
-CHECKS = (descriptions, images, bank, lists, units, design, outcomes, network)
+CHECKS = (descriptions, images, bank, lists, units, design, outcomes, surrogates, network)
 
 
 def refusal(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:

@@ -83,6 +83,32 @@ def retrained(study: Study) -> list[Wildcards]:
     return transfers(study) if study.counterfactuals else []
 
 
+def embedded(study: Study) -> list[Wildcards]:
+    """One job a study whose surrogates look at images."""
+    return [{}] if study.full_models else []
+
+
+def embedded_targets(study: Study) -> list[Wildcards]:
+    """One job a target that surrogates look at."""
+    return [{"target": target} for target in study.targets] if study.full_models else []
+
+
+def surrogates(study: Study) -> list[Wildcards]:
+    """One job a target, mode and surrogate."""
+    names = [{"surrogate": name} for name in study.surrogate_names]
+    return [transfer | name for transfer, name in product(transfers(study), names)]
+
+
+def judged(study: Study) -> list[Wildcards]:
+    """One job a target and mode whose surrogates are held against its influences."""
+    return transfers(study) if study.surrogates else []
+
+
+def once_if_judged(study: Study) -> list[Wildcards]:
+    """One job a study with surrogates."""
+    return [{}] if study.surrogates else []
+
+
 def transferred_removals(study: Study) -> list[Wildcards]:
     """One job a removal of a target and mode."""
     return [
@@ -193,6 +219,23 @@ RULES = {
         retrained,
     ),
     "plot_counterfactuals": Rule("figure", _figure(f"{REPORT}/counterfactuals", "csv"), retrained),
+    "embed_source": Rule(
+        "source images seen by full models", {"view": "surrogates/source.safetensors"}, embedded
+    ),
+    "embed_target": Rule(
+        "target images seen by full models",
+        {"view": "surrogates/{target}/images.safetensors"},
+        embedded_targets,
+    ),
+    "score_surrogate": Rule(
+        "surrogates", {"table": "surrogates/{target}/{mode}/{surrogate}.parquet"}, surrogates
+    ),
+    "compare_surrogates": Rule(
+        "their agreement", {"table": "surrogates/{target}/{mode}.parquet"}, judged
+    ),
+    "plot_surrogates": Rule(
+        "figure of surrogates", _figure("report/surrogates", "csv"), once_if_judged
+    ),
     "list_extremes": Rule(
         "classes",
         {"table": f"{TABLES}/classes.parquet", "csv": f"{REPORT}/classes.csv"},
@@ -291,7 +334,7 @@ def groups_of(study: Study, rule: str) -> list[JobGroup]:
         models = study.models_per_job if RULES[rule].models else 0
         if "removal" in wildcards:
             models = len(removed[wildcards["removal"]].replicates)
-        transfer = (wildcards["target"], wildcards["mode"]) if "target" in wildcards else None
+        transfer = (wildcards["target"], wildcards["mode"]) if "mode" in wildcards else None
         jobs.setdefault(transfer, []).append(_job(rule, wildcards, models))
     return [JobGroup(rule, of_transfer, transfer) for transfer, of_transfer in jobs.items()]
 

@@ -35,6 +35,7 @@ DOCUMENTED: list[type[BaseModel]] = [
     recipe.Head,
     study.Influence,
     study.Counterfactuals,
+    study.Surrogates,
     dataset.DatasetSettings,
     dataset.Split,
     dataset.Normalisation,

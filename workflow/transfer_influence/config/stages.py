@@ -14,6 +14,7 @@ from transfer_influence.config.study import (
     Estimator,
     FailedModels,
     Intervals,
+    Method,
     Mode,
     Outcome,
     Removal,
@@ -160,6 +161,45 @@ class CurvesStage(JudgedStage):
     failed_models: FailedModels
 
 
+class EmbeddingStage(Settings):
+    """How models trained on all source classes look at images.
+
+    Attributes:
+        recipe: which says how images are shown.
+        checkpoints: how many models.
+        projection: dimensions of projected gradients; None to take none.
+        seed: of the projection.
+    """
+
+    architecture: Architecture
+    recipe: Recipe | TargetRecipe
+    checkpoints: int
+    projection: int | None
+    seed: int
+
+
+class SurrogateStage(Settings):
+    """How a surrogate scores classes: by a method, or None for a list."""
+
+    method: Method | None
+
+
+class AgreementStage(Settings):
+    """What surrogates are held against.
+
+    Attributes:
+        surrogates: their names.
+        lists: which of the names are those of lists.
+        checkpoints: how many models trained on all classes the others look through.
+        influence: how the influences are estimated.
+    """
+
+    surrogates: list[str]
+    lists: list[str]
+    checkpoints: int
+    influence: InfluenceStage
+
+
 class ComparisonStage(Settings):
     """Which (target, mode) pairs are compared, and what their influences are on."""
 
@@ -206,6 +246,7 @@ class RulegraphStage(Settings):
     influences: bool
     checkpoints: bool
     comparison: bool
+    surrogates: bool
     unit: Unit
 
 
@@ -216,6 +257,7 @@ def rulegraph_stage(study: Study) -> RulegraphStage:
         influences=study.estimates,
         checkpoints=study.source.checkpoints is not None,
         comparison=study.compares_targets,
+        surrogates=study.surrogates is not None,
         unit=study.source.subset.unit,
     )
 
@@ -313,4 +355,35 @@ def removal_stage(study: Study, removal: Removal) -> RemovalStage:
         budget=removal.budget,
         architecture=study.source.architecture,
         recipe=study.source.recipe,
+    )
+
+
+def embedding_stage(study: Study, target: str | None) -> EmbeddingStage:
+    """Return how full models look at the training images of a target, or None for the source."""
+    assert study.surrogates is not None
+    wanted = study.surrogates
+    return EmbeddingStage(
+        architecture=study.source.architecture,
+        recipe=study.targets[target].recipe if target else study.source.recipe,
+        checkpoints=wanted.checkpoints,
+        projection=wanted.projection if "trak" in wanted.methods else None,
+        seed=study.seed,
+    )
+
+
+def surrogate_stage(study: Study, surrogate: str) -> SurrogateStage:
+    """Return how a surrogate scores classes."""
+    assert study.surrogates is not None
+    methods = [method for method in study.surrogates.methods if method == surrogate]
+    return SurrogateStage(method=methods[0] if methods else None)
+
+
+def agreement_stage(study: Study, target: str) -> AgreementStage:
+    """Return what the surrogates of a target are held against."""
+    assert study.surrogates is not None
+    return AgreementStage(
+        surrogates=study.surrogate_names,
+        lists=list(study.surrogates.lists),
+        checkpoints=study.surrogates.checkpoints,
+        influence=influence_stage(study, target, study.ranked_by),
     )

@@ -26,6 +26,16 @@ FailedModels = Literal["stop", "exclude"]
 Unit = Literal["class", "example"]
 PLURAL: dict[Unit, str] = {"class": "classes", "example": "examples"}
 Sampling = Literal["uniform", "complement_pairs", "balanced"]
+Method = Literal[
+    "feature_similarity",
+    "nearest_neighbours",
+    "label_mapping",
+    "feature_mapping",
+    "leep",
+    "logme",
+    "h_score",
+    "trak",
+]
 Outcome = Literal[
     "raw_margin",
     "softmax_margin",
@@ -61,7 +71,7 @@ def _order_name(name: str) -> str:
     # Without "-", no removal of a list has the name of one that follows a ranking.
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"{name!r} names an order; use letters, digits and '_' only")
-    if name in (BASELINE, *get_args(Order)):
+    if name in (BASELINE, *get_args(Order), *get_args(Method)):
         raise ValueError(f"{name!r} is the name of another order; choose another one")
     return name
 
@@ -309,11 +319,12 @@ class Influence(Settings):
 class Counterfactuals(Settings):
     """Source models retrained with classes removed, to check what the ranking says."""
 
-    orders: Annotated[list[Order], AfterValidator(_each_once)] = Field(
+    orders: Annotated[list[Order | Method | ListName], AfterValidator(_each_once)] = Field(
         ["top", "bottom", "random"],
         min_length=1,
         description="`top`: most helpful classes first; `bottom`: most harmful first; `random`: "
-        "another random order for each replicate, the control.",
+        "another random order for each replicate, the control; the name of one of `surrogates`: "
+        "first what that calls most helpful.",
         examples=[["top", "bottom"]],
     )
     counts: Annotated[list[int], AfterValidator(_each_once)] = Field(
@@ -400,6 +411,42 @@ class Counterfactuals(Settings):
         return points
 
 
+class Surrogates(Settings):
+    """Cheap scores of the source classes, which the study holds against its influences."""
+
+    methods: Annotated[list[Method], AfterValidator(_each_once)] = Field(
+        [method for method in get_args(Method) if method != "trak"],
+        examples=[["feature_similarity", "trak"]],
+        description="What scores classes by models trained on all of them, see "
+        "docs/surrogates.md; `trak` takes gradients of all images.",
+    )
+    lists: dict[ListName, Path] = Field(
+        {},
+        examples=[{"by_name": "config/lists/{target}-by-name.txt"}],
+        description="Further rankings by name, of a person or a language model: files as those of "
+        "`subset.keep`, the most helpful class first; classes that are not listed come last, all "
+        "alike. `{target}` in a path stands for the name of the target.",
+    )
+    checkpoints: PositiveInt = Field(
+        1,
+        examples=[3],
+        description="How many models trained on all classes the scores are the mean of: the first "
+        "replicates of the counterfactual baseline, which are shared.",
+    )
+    projection: PositiveInt = Field(
+        512, examples=[4096], description="Dimensions that `trak` projects gradients to."
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all surrogates."""
+        return [*self.methods, *self.lists]
+
+    def list_of(self, name: str, target: str) -> Path:
+        """Return the file of a list for a target."""
+        return Path(str(self.lists[name]).replace("{target}", target))
+
+
 @dataclass(frozen=True)
 class Removal:
     """Some replicates of a point of a counterfactual curve: the job that trains their models."""
@@ -420,16 +467,18 @@ class Removal:
         target: str,
         mode: Mode,
         budget: Budget = "epochs",
+        surrogates: Sequence[str] = (),
     ) -> "Removal":
         """Return the removal for some replicates of a point of the curves of one (target, mode).
 
         Removing nothing is the same for all orders, targets and budgets, and a random or listed
-        removal for all targets, so these are trained once and shared.
+        removal for all targets, so these are trained once and shared. An order that is neither is
+        that of the ranking of a target, or of one of `surrogates`.
         """
         if count == 0:
             return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
         point = f"{order}-{count}" if budget == "epochs" else f"{order}-{count}-{budget}"
-        if order in ("top", "bottom"):
+        if order in ("top", "bottom", *surrogates):
             name = f"{target}-{mode}-{point}-{replicates.start}"
             return cls(name, order, count, replicates, (target, mode), budget)
         return cls(f"{point}-{replicates.start}", order, count, replicates, None, budget)
@@ -473,6 +522,12 @@ class Study(Settings):
         None,
         description="Which classes to remove and retrain; without it, nothing is retrained.",
         examples=[{"counts": [0, 50, 100]}],
+    )
+    surrogates: Surrogates | None = Field(
+        None,
+        description="Which cheap scores of the source classes to hold against the influences; "
+        "without it, none.",
+        examples=[{"methods": ["label_mapping"]}],
     )
     failed_models: FailedModels = Field(
         "stop",
@@ -520,6 +575,61 @@ class Study(Settings):
                 "add it there"
             )
         return self
+
+    @model_validator(mode="after")
+    def _held_against(self) -> "Study":
+        plan = self.counterfactuals
+        known = (*get_args(Order), *self.surrogate_names)
+        unknown = [order for order in (plan.orders if plan else []) if order not in known]
+        if unknown:
+            raise ValueError(
+                f"counterfactuals.orders: {unknown[0]!r} is neither {', '.join(get_args(Order))} "
+                f"nor one of `surrogates`; correct it, or add it there"
+            )
+        if self.surrogates is None:
+            return self
+        if not self.estimates or self.source.subset.unit != "class":
+            raise ValueError(
+                "surrogates: they score classes, and are held against the influences of classes, "
+                "which this study does not estimate; remove `surrogates`"
+            )
+        both = [name for name in self.surrogates.lists if plan and name in plan.lists]
+        if both:
+            raise ValueError(
+                f"surrogates.lists: {both[0]!r} is the name of one of counterfactuals.lists, too; "
+                f"choose another one"
+            )
+        if plan and self.surrogates.methods and self.surrogates.checkpoints > plan.replicates:
+            raise ValueError(
+                f"surrogates.checkpoints: {self.surrogates.checkpoints}, but "
+                f"counterfactuals.replicates trains {plan.replicates} on all classes; lower the "
+                f"first, or raise the second"
+            )
+        return self
+
+    @property
+    def surrogate_names(self) -> list[str]:
+        """The names of all surrogates."""
+        return self.surrogates.names if self.surrogates else []
+
+    @property
+    def full_models(self) -> list[Removal]:
+        """The jobs whose models, trained on all classes, surrogates look through."""
+        if self.surrogates is None or not self.surrogates.methods:
+            return []
+        plan, wanted = self.counterfactuals, self.surrogates.checkpoints
+        size = plan.replicates_per_job if plan else wanted
+        trained = plan.replicates if plan else wanted
+        return [
+            Removal(
+                name=f"{BASELINE}-{first}",
+                order=None,
+                count=0,
+                replicates=range(first, min(first + size, trained)),
+                ranking=None,
+            )
+            for first in range(0, wanted, size)
+        ]
 
     @property
     def ranked_by(self) -> Estimator:
@@ -578,8 +688,18 @@ class Study(Settings):
             range(first, min(first + size, plan.replicates))
             for first in range(0, plan.replicates, size)
         ]
+        surrogates = self.surrogate_names
+        first = self.targets[target].modes[0]  # a surrogate says the same in all modes
         removals = [
-            Removal.at(order, count, replicates, target, mode, budget)
+            Removal.at(
+                order,
+                count,
+                replicates,
+                target,
+                first if order in surrogates else mode,
+                budget,
+                surrogates,
+            )
             for budget in plan.budgets
             for order, count in plan.points
             for replicates in jobs
@@ -588,12 +708,14 @@ class Study(Settings):
 
     @property
     def all_removals(self) -> dict[str, Removal]:
-        """The removals of all targets by name, each once, as targets share some of them."""
-        return {
-            removal.name: removal
-            for target, mode in self.transfers
-            for removal in self.removals(target, mode)
-        }
+        """The removals of all targets by name, each once, as targets share some of them.
+
+        The baseline is among them where surrogates need it, too.
+        """
+        removed = [
+            removal for target, mode in self.transfers for removal in self.removals(target, mode)
+        ]
+        return {removal.name: removal for removal in [*removed, *self.full_models]}
 
     @property
     def estimates(self) -> bool:

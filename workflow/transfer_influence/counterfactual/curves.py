@@ -181,17 +181,17 @@ def best_number(validation: pd.DataFrame) -> int:
     return int(validation.columns.to_numpy()[validation.mean().round(9).argmax()])
 
 
-def areas(models: pd.DataFrame, order: str) -> np.ndarray:
-    """Return each replicate's area between a curve and that of `random`, in accuracy × units.
+def areas(models: pd.DataFrame, order: str, control: str = "random") -> np.ndarray:
+    """Return each replicate's area between a curve and that of a control, in accuracy × units.
 
     Without entries if the two have fewer than two numbers of removed units in common, or no
     replicate at all of these.
     """
-    curve, control = by_replicate(models, order), by_replicate(models, "random")
-    common = curve.columns.intersection(control.columns)
-    if order == "random" or len(common) < 2:
+    curve, other = by_replicate(models, order), by_replicate(models, control)
+    common = curve.columns.intersection(other.columns)
+    if order == control or len(common) < 2:
         return np.empty(0)
-    above = (curve[common] - control[common]).dropna()
+    above = (curve[common] - other[common]).dropna()
     return np.trapezoid(above.to_numpy(), above.columns.to_numpy(), axis=1)
 
 

@@ -44,7 +44,7 @@ def removal_order(
     Args:
         stage: what to remove.
         replicate: number of the model.
-        ranking: table of the ranking, or the list of a named order.
+        ranking: table of the ranking, or of a surrogate's; or the list of a named order.
         names: of all source units.
 
     Raises:
@@ -58,7 +58,7 @@ def removal_order(
         return np.random.default_rng(seed).permutation(units)
     if ranking is None:
         raise UserError(f"--ranking: not given, but order {stage.order!r} needs one; name a file.")
-    if stage.order not in ("top", "bottom"):
+    if ranking.suffix != ".parquet":
         return read_units(ranking, names)
     ranked = read_table(ranking, ["unit"])["unit"].to_numpy().astype(np.int64)
     if not np.array_equal(np.sort(ranked), np.arange(units)):
@@ -66,7 +66,7 @@ def removal_order(
             f"{ranking}: ranks {len(ranked)} units, but the source data set has {units}; estimate "
             f"the influences again."
         )
-    return ranked if stage.order == "top" else ranked[::-1]
+    return ranked[::-1] if stage.order == "bottom" else ranked
 
 
 def kept_mask(removed: np.ndarray, units: int) -> np.ndarray:

@@ -21,19 +21,22 @@ def write_ranking(influences: Path, path: Path, provenance: str) -> None:
     `accuracy_rank`, the place by `accuracy_influence`, null where that is.
     """
     rows = read_table(influences, RANKED)
-    ranks = _ranks(rows["influence"].to_numpy())
     by_accuracy = rows["accuracy_influence"].to_numpy()
     known = np.isfinite(by_accuracy).all()
-    accuracy_ranks = _ranks(by_accuracy) if known else pa.nulls(len(rows), pa.int32())
-    table = rows.add_column(0, "rank", pa.array(ranks))
-    table = table.append_column("accuracy_rank", pa.array(accuracy_ranks))
-    write_table(table.take(pa.array(np.argsort(ranks))), path, provenance)
+    places = pa.array(_places(by_accuracy)) if known else pa.nulls(len(rows), pa.int32())
+    write_table(ranked(rows.append_column("accuracy_rank", places)), path, provenance)
 
 
-def _ranks(influence: np.ndarray) -> np.ndarray:
+def ranked(rows: pa.Table) -> pa.Table:
+    """Return a row a class, from the highest `influence` to the lowest, with its `rank`."""
+    places = _places(rows["influence"].to_numpy())
+    return rows.add_column(0, "rank", pa.array(places)).take(pa.array(np.argsort(places)))
+
+
+def _places(influence: np.ndarray) -> np.ndarray:
     """Return the place of each class, int32 (classes,), from 1 for the largest influence."""
     # Equal influences, of classes that always come together, may differ by rounding.
     rounded = np.round(influence / (np.abs(influence).max() or 1.0), DIGITS)
-    ranks = np.empty(len(influence), np.int32)
-    ranks[np.argsort(-rounded, kind="stable")] = np.arange(1, len(influence) + 1)
-    return ranks
+    places = np.empty(len(influence), np.int32)
+    places[np.argsort(-rounded, kind="stable")] = np.arange(1, len(influence) + 1)
+    return places
