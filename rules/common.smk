@@ -108,6 +108,8 @@ def data_of(name):
 def ranking_of(wildcards):
     """Return the ranking or list a removal follows; the baseline and random removals need none."""
     removal = removals[wildcards.removal]
+    if removal.listed:
+        return str(removal.listed.file)
     if removal.order and removal.order in study.counterfactuals.lists:
         return str(study.counterfactuals.lists[removal.order])
     if removal.ranking is None:

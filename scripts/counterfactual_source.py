@@ -4,6 +4,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import RemovalStage
 from transfer_influence.counterfactual.removals import mask_digest, retrained_models
@@ -19,9 +21,10 @@ def main() -> None:
     with command_line("counterfactual_source"):
         stage = parse(RemovalStage, arguments.settings)
         settings, sidecar = stage.model_dump(mode="json"), arguments.data / "dataset.json"
-        data = read_sidecar(sidecar).digest
+        source = read_sidecar(sidecar)
+        data, images = source.digest, np.array(source.train_class_counts)
         names = unit_names(arguments.data, stage.unit)
-        models = retrained_models(stage, arguments.ranking, names)
+        models = retrained_models(stage, arguments.ranking, names, images)
         # Of the first: the others' are the same, or follow from their numbers.
         given = {"data": data, "mask": mask_digest(models[0].mask)}
         decides = stage.model_dump(mode="json", exclude={"replicates"})  # however many there are

@@ -642,6 +642,49 @@ def test_a_list_is_removed_at_each_count_below_its_length_and_as_a_whole(tmp_pat
         assert removals[-1] == one.removals("few", "fixed")[-1]
 
 
+def test_the_lists_of_a_target_are_removed_whole_and_for_it_alone():
+    lists = {"dogs": {"remove": "dogs.txt"}, "cats": {"keep": "cats.txt"}}
+    one = study("targets/digits/lists", lists)
+    names = {(removal.name, removal.order) for removal in one.removals("digits", "fixed")}
+    assert {("digits-dogs-0", "dogs"), ("digits-cats-0", "cats")} <= names
+    assert one.removals("digits", "full")[-2:] == one.removals("digits", "fixed")[-2:]
+    assert not {"dogs", "cats"} & {removal.order for removal in one.removals("few", "fixed")}
+    kept = one.all_removals["digits-cats-0"]
+    assert removal_stage(one, kept).keeps
+    assert not removal_stage(one, one.all_removals["digits-dogs-0"]).keeps
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("targets/digits/lists", {"dogs": {}}, "give either `remove` or `keep`"),
+        (
+            "targets/digits/lists",
+            {"dogs": {"remove": "a.txt", "keep": "b.txt"}},
+            "give either `remove` or `keep`",
+        ),
+        ("targets/digits/lists", {"top": {"remove": "a.txt"}}, "'top' is the name of another"),
+    ],
+)
+def test_lists_of_a_target_that_say_nothing_are_refused(path, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        study(path, value)
+
+
+def test_lists_of_a_target_need_counterfactuals():
+    values = changed("counterfactuals", None)
+    values["targets"]["digits"]["lists"] = {"dogs": {"remove": "dogs.txt"}}
+    with pytest.raises(UserError, match="'dogs' is to be removed, but nothing is retrained"):
+        check_study(values, "mine.yaml")
+
+
+def test_examples_are_not_matched_by_their_images():
+    values = changed("source/subset", {"unit": "example"})
+    values["counterfactuals"]["orders"] = ["top", "random_matched"]
+    with pytest.raises(UserError, match=r"random_matched is for classes.*; use random"):
+        check_study(values, "mine.yaml")
+
+
 def test_a_study_needs_more_classes_than_its_longest_list(tmp_path):
     assert check_study(listing(tmp_path / "dogs.txt", 30), "mine.yaml").least_units == 32
 
@@ -690,13 +733,22 @@ KEYS = [
     ("counterfactuals/replicates_per_job", 2),
     ("counterfactuals/counts", [0, 1]),
     ("counterfactuals/validation_fraction", 0.1),
+    ("counterfactuals/proof_fraction", 0.1),
+    ("targets/digits/recipe/accuracy", "per_class"),
 ]
 CHANGES_SOURCES = {"seed", "source/subset", "source/architecture", "source/recipe/epochs"}
-CHANGES_TRANSFER = {"seed", "source/architecture", "targets/digits/recipe/epochs"}
+CHANGES_TRANSFER = {
+    "seed",
+    "source/architecture",
+    "targets/digits/recipe/epochs",
+    "targets/digits/recipe/accuracy",
+}
 CHANGES_RETRAINED_TRANSFER = {*CHANGES_TRANSFER, "counterfactuals/validation_fraction"}
 CHANGES_OTHER_TRANSFER = {"seed", "source/architecture", "targets/few/recipe/epochs"}
 CHANGES_INFLUENCE = {
     "seed",
+    "counterfactuals/proof_fraction",
+    "targets/digits/recipe/accuracy",
     "influence/outcome",
     "influence/intervals",
     "influence/bootstrap_replicates",

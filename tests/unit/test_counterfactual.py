@@ -14,9 +14,15 @@ from tests.conftest import CHECKOUT, recipe_values
 
 from transfer_influence.config.recipe import Architecture, Recipe
 from transfer_influence.config.stages import RemovalStage
-from transfer_influence.counterfactual.removals import kept_mask, removal_order, retrained_models
+from transfer_influence.counterfactual.removals import (
+    kept_mask,
+    matched_order,
+    removal_order,
+    retrained_models,
+)
 from transfer_influence.counterfactual.tables import summarize_counterfactual
 from transfer_influence.errors import UserError
+from transfer_influence.outcomes.rows import Effort
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
 from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import identity, read_provenance
@@ -26,11 +32,15 @@ from transfer_influence.training.trainer import Trainer
 
 CLASSES = 10
 NAMES = [f"class {number}" for number in range(CLASSES)]
+IMAGES_OF = np.array([10, 20, 90, 5, 40, 30, 5, 80, 10, 60])  # of each class
 RANKED = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]  # most helpful first
 
 
-def stage(order: str | None, count: int, replicate: int = 0, seed: int = 0) -> RemovalStage:
+def stage(
+    order: str | None, count: int | None, replicate: int = 0, seed: int = 0, keeps: bool = False
+) -> RemovalStage:
     return RemovalStage(
+        keeps=keeps,
         seed=seed,
         unit="class",
         order=order,
@@ -43,7 +53,7 @@ def stage(order: str | None, count: int, replicate: int = 0, seed: int = 0) -> R
 
 
 def only_model(stage: RemovalStage, ranking: Path | None) -> SourceModel:
-    (model,) = retrained_models(stage, ranking, NAMES)
+    (model,) = retrained_models(stage, ranking, NAMES, IMAGES_OF)
     return model
 
 
@@ -59,7 +69,9 @@ def removed(
 ) -> list[list[int]]:
     """What each replicate loses."""
     stages = [stage(order, count, replicate, seed) for replicate in range(replicates)]
-    models = [model for each in stages for model in retrained_models(each, ranking, NAMES)]
+    models = [
+        model for each in stages for model in retrained_models(each, ranking, NAMES, IMAGES_OF)
+    ]
     return [np.flatnonzero(~model.mask).tolist() for model in models]
 
 
@@ -85,9 +97,10 @@ def test_random_removes_other_classes_in_each_replicate_and_study():
 def test_random_removals_come_from_the_removal_stage_and_never_change():
     seed = stream(5, Stage.REMOVAL, 2)
     expected = np.random.default_rng(seed).permutation(CLASSES)
-    found = removal_order(stage("random", 4, seed=5), 2, None, NAMES)
+    found = removal_order(stage("random", 4, seed=5), 2, None, NAMES, IMAGES_OF)
     np.testing.assert_array_equal(found, expected)
-    assert removal_order(stage("random", 4), 0, None, NAMES[:6]).tolist() == [2, 3, 4, 0, 5, 1]
+    few = removal_order(stage("random", 4), 0, None, NAMES[:6], IMAGES_OF[:6])
+    assert few.tolist() == [2, 3, 4, 0, 5, 1]
 
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
@@ -100,7 +113,7 @@ def test_a_larger_removal_contains_the_smaller(order, ranking):
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
 def test_an_order_names_every_class_once(order, ranking):
-    found = removal_order(stage(order, 3), 1, ranking, NAMES)
+    found = removal_order(stage(order, 3), 1, ranking, NAMES, IMAGES_OF)
     assert sorted(found.tolist()) == list(range(CLASSES))
 
 
@@ -126,7 +139,7 @@ def test_retrained_models_share_no_seeds_with_source_models():
 @pytest.mark.parametrize("count", [9, 10])
 def test_removing_so_many_that_fewer_than_two_are_left_is_refused(count, ranking):
     with pytest.raises(UserError, match=f"^counterfactuals: removing {count} of 10 units"):
-        retrained_models(stage("top", count), ranking, NAMES)
+        retrained_models(stage("top", count), ranking, NAMES, IMAGES_OF)
 
 
 def test_a_mask_is_false_for_the_removed_classes():
@@ -139,43 +152,71 @@ def test_a_mask_is_false_for_the_removed_classes():
 @pytest.mark.parametrize("classes", [9, 11])
 def test_a_ranking_of_another_number_of_classes_is_refused(ranking, classes):
     with pytest.raises(UserError, match=f"ranks 10 units, but the source data set has {classes};"):
-        retrained_models(stage("top", 3), ranking, list(map(str, range(classes))))
+        retrained_models(stage("top", 3), ranking, list(map(str, range(classes))), IMAGES_OF)
 
 
 def test_a_ranking_that_names_a_class_twice_is_refused(tmp_path):
     path = tmp_path / "ranking.parquet"
     write_table(pa.table({"unit": [0, 1, 1, 3]}), path, "{}")
     with pytest.raises(UserError, match="estimate the influences again"):
-        retrained_models(stage("top", 1), path, NAMES[:4])
+        retrained_models(stage("top", 1), path, NAMES[:4], IMAGES_OF)
 
 
 def test_an_order_without_its_ranking_is_refused():
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'bottom' needs one;"):
-        retrained_models(stage("bottom", 3), None, NAMES)
+        retrained_models(stage("bottom", 3), None, NAMES, IMAGES_OF)
 
 
 def test_a_named_order_removes_its_list_from_the_first_entry_on(tmp_path):
     path = tmp_path / "dogs.txt"
     path.write_text("class 8\nclass 1\nclass 5\n")
-    assert removal_order(stage("dogs", 2), 0, path, NAMES).tolist() == [8, 1, 5]
+    assert removal_order(stage("dogs", 2), 0, path, NAMES, IMAGES_OF).tolist() == [8, 1, 5]
     assert removed("dogs", 2, path) == [[1, 8]] * 4
     assert removed("dogs", 3, path) == [[1, 5, 8]] * 4
 
 
 def test_a_named_order_without_its_list_or_with_a_wrong_one_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--ranking: not given, but order 'dogs' needs one;"):
-        retrained_models(stage("dogs", 1), None, NAMES)
+        retrained_models(stage("dogs", 1), None, NAMES, IMAGES_OF)
     path = tmp_path / "dogs.txt"
     path.write_text("class 8\nclss 1\n")
     with pytest.raises(UserError, match=r"dogs.txt: 'clss 1' is neither .* mean 'class 1'\?"):
-        retrained_models(stage("dogs", 1), path, NAMES)
+        retrained_models(stage("dogs", 1), path, NAMES, IMAGES_OF)
+
+
+def test_the_list_of_a_target_is_removed_or_kept_as_a_whole(tmp_path):
+    path = tmp_path / "dogs.txt"
+    path.write_text("class 8\nclass 1\nclass 5\n")
+    for keeps, expected in [(False, [1, 5, 8]), (True, [0, 2, 3, 4, 6, 7, 9])]:
+        model = only_model(stage("dogs", None, keeps=keeps), path)
+        assert np.flatnonzero(~model.mask).tolist() == expected
+
+
+def test_random_classes_are_matched_to_the_most_helpful_by_their_images(ranking):
+    found = removed("random_matched", 3, ranking, replicates=30)
+    wanted = IMAGES_OF[RANKED[:3]].sum()  # 80, 90 and 60 of 350
+    totals = [IMAGES_OF[classes].sum() for classes in found]
+    assert all(len(classes) == 3 for classes in found)
+    # An exchange of one class can always come as near as the two classes of 5 and 10 apart.
+    assert np.abs(np.array(totals) - wanted).max() <= 10
+    others = removed("random", 3, replicates=30)
+    assert np.mean([IMAGES_OF[classes].sum() for classes in others]) < 140
+    assert removed("random_matched", 3, ranking, replicates=30) == found
+
+
+def test_matched_classes_are_any_where_all_have_as_many_images():
+    top, even = np.arange(3), np.full(10, 7)
+    orders = [matched_order(top, even, np.random.default_rng(seed)) for seed in range(300)]
+    drawn = np.concatenate([order[:3] for order in orders])
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert np.bincount(drawn, minlength=10).min() > 90 - 5 * np.sqrt(300 * 0.3 * 0.7)
 
 
 def test_a_list_that_leaves_too_few_is_refused(tmp_path):
     path = tmp_path / "most.txt"
     path.write_text("\n".join(NAMES[:9]))
     with pytest.raises(UserError, match="removing 9 of 10 units leaves fewer than 2"):
-        retrained_models(stage("most", 9), path, NAMES)
+        retrained_models(stage("most", 9), path, NAMES, IMAGES_OF)
 
 
 def retrain(
@@ -250,6 +291,8 @@ def write_removal(folder: Path, order: str | None, count: int, models=(0, 1)) ->
     source_columns = {
         "model": pa.array([0, 1], pa.int64()),
         "mask": pa.array([pack(mask) for mask in masks], pa.binary(2)),
+        "images": pa.array([100 - count] * 2, pa.int64()),
+        "steps": pa.array([50] * 2, pa.int64()),
         "accuracy": [0.9 - count / 100, 0.8 - count / 100],
     }
     settings = {"order": order, "count": count, "budget": "epochs"}
@@ -266,9 +309,9 @@ def test_more_replicates_train_the_new_ones_only_and_fewer_none(planted, tmp_pat
 
     def counted(
         trainer: Trainer, model: Any, examples: Any, seeds: Any, name: str, **others: Any
-    ) -> None:
+    ) -> Effort:
         trained.append(name)
-        fit(trainer, model, examples, seeds, name, **others)
+        return fit(trainer, model, examples, seeds, name, **others)
 
     monkeypatch.setattr(Trainer, "fit", counted)
     ranking = [3, 1, 0, 2, 4, 5]
@@ -303,7 +346,8 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     assert rows.column_names == [
         *("order", "budget", "removed", "replicate"),
         *("accuracy", "validation_accuracy", "validation_images"),
-        *("class_accuracy", "auroc", "proving_images", "source_accuracy", "mask"),
+        *("class_accuracy", "auroc", "proving_images"),
+        *("images", "steps", "source_accuracy", "mask"),
     ]
     assert rows["budget"].to_pylist() == [None] * 2 + ["epochs"] * 4
     assert rows["order"].to_pylist() == ["none", "none", "top", "top", "random", "random"]
@@ -312,6 +356,8 @@ def test_a_summary_has_a_row_for_every_retrained_model(tmp_path):
     # The mean of class 0, of one image that proves, and of class 1, of two.
     assert rows["accuracy"].to_pylist() == pytest.approx([0.75, 0.25] + [0.25, 0.75] * 2)
     assert rows["proving_images"].to_pylist() == [3] * 6
+    assert rows["images"].to_pylist() == [100] * 2 + [97] * 4
+    assert rows["steps"].to_pylist() == [50] * 6
     expected = [0.3, 0.301, 0.33, 0.331, 0.33, 0.331]
     assert rows["validation_accuracy"].to_pylist() == pytest.approx(expected)
     assert rows["validation_images"].to_pylist() == [40] * 6

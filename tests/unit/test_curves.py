@@ -40,6 +40,8 @@ def models_of(
                 "validation_accuracy": on_validation,
                 "validation_images": 10 if validated else None,
                 "source_accuracy": 0.9,
+                "images": 1000 - removed,
+                "steps": 50,
             }
             for (order, removed), accuracies in curves.items()
             for replicate, (accuracy, on_validation) in enumerate(

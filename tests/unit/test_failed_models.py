@@ -20,6 +20,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.measurements import Outcomes, read_measurements
 from transfer_influence.job import JobOptions
+from transfer_influence.outcomes.rows import Effort
 from transfer_influence.outcomes.summary import summarize
 from transfer_influence.outcomes.tables import matrix, write_table
 from transfer_influence.outcomes.test_images import TestImages
@@ -97,16 +98,16 @@ class Spoilt:
         self.times = 2  # how often each of them is spoilt, from its first time on
         self.trained: list[tuple[str, TrainingSeeds]] = []
 
-    def wrap(self, fit: Callable[..., None]) -> Callable[..., None]:
+    def wrap(self, fit: Callable[..., Effort]) -> Callable[..., Effort]:
         def spoilt(
             trainer: Trainer, model: Any, examples: Any, seeds: Any, name: str, **others: Any
-        ) -> None:
+        ) -> Effort:
             earlier = [trained for trained, _ in self.trained].count(name)
             self.trained.append((name, seeds))
             if name in self.names and earlier < self.times:
                 recipe = trainer.recipe.model_copy(update={"learning_rate": 1e30})
                 trainer = trainer.with_recipe(recipe)
-            fit(trainer, model, examples, seeds, name, **others)
+            return fit(trainer, model, examples, seeds, name, **others)
 
         return spoilt
 

@@ -28,6 +28,8 @@ def models_of(curves: dict[tuple[str, int], np.ndarray]) -> pd.DataFrame:
             "validation_accuracy": np.nan,
             "validation_images": None,
             "source_accuracy": 0.9,
+            "images": 1000,
+            "steps": 50,
         }
         for (order, removed), accuracies in curves.items()
         for replicate, accuracy in enumerate(accuracies)

@@ -25,6 +25,7 @@ from transfer_influence.results import data_folder
 from transfer_influence.subsets import (
     LEAST_BLOCKS,
     LEAST_GROUPS,
+    LEAST_KEPT,
     block_models,
     check_both_sides,
     draw_mask,
@@ -153,6 +154,7 @@ def lists(files: StudyFiles) -> Iterator[str]:
     """Look whether lists can be read, and name units of the source."""
     study, subset = files.study, files.study.source.subset
     named = list(study.counterfactuals.lists.values()) if study.counterfactuals else []
+    named += [each.file for target in study.targets.values() for each in target.lists.values()]
     if study.surrogates:
         listed = product(study.surrogates.lists, study.targets)
         named += [study.surrogates.list_of(name, target) for name, target in listed]
@@ -174,6 +176,22 @@ def units(files: StudyFiles) -> Iterator[str]:
     if files.units is not None and all(fits(list_entries, path) for path in paths):
         asked = (source.dataset, source.subset.unit, files.units, study.least_units)
         yield from of_converted(files, refusal(check_units, *asked))
+        yield from of_converted(files, too_much_removed(study, files.units))
+
+
+def too_much_removed(study: Study, units: int) -> Iterator[str]:
+    """Look whether the lists of single targets leave enough to train on."""
+    for target, settings in study.targets.items():
+        for name, listed in settings.lists.items():
+            if not fits(list_entries, listed.file):
+                continue
+            length = len(list_entries(listed.file))
+            left = length if listed.keep else units - length
+            if left < LEAST_KEPT:
+                yield (
+                    f"targets.{target}.lists.{name}: {listed.file} leaves {left} of {units} units, "
+                    f"and at least {LEAST_KEPT} are needed to train on; correct the list."
+                )
 
 
 def design(files: StudyFiles) -> Iterator[str]:

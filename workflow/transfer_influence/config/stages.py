@@ -138,12 +138,18 @@ class InfluenceStage(JudgedStage):
 
 
 class RemovalStage(ModelStage):
-    """How source models are retrained with units removed; no order for the baseline."""
+    """How source models are retrained with units removed; no order for the baseline.
+
+    Attributes:
+        count: how many units are removed; None for all of a list.
+        keeps: whether the units of the list are kept, and all others removed.
+    """
 
     seed: int
     unit: Unit
     order: str | None
-    count: int
+    count: int | None
+    keeps: bool
     replicates: list[int]
     budget: Budget
     architecture: Architecture
@@ -351,6 +357,7 @@ def removal_stage(study: Study, removal: Removal) -> RemovalStage:
         unit=study.source.subset.unit,
         order=removal.order,
         count=removal.count,
+        keeps=removal.listed is not None and removal.listed.keep is not None,
         replicates=list(removal.replicates),
         budget=removal.budget,
         architecture=study.source.architecture,

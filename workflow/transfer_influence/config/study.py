@@ -16,7 +16,8 @@ from transfer_influence.config.settings import Settings, check, read_yaml, updat
 from transfer_influence.errors import UserError
 
 Mode = Literal["fixed", "full"]
-Order = Literal["top", "bottom", "random"]
+Order = Literal["top", "bottom", "random", "random_matched"]
+RANKED_ORDERS = ("top", "bottom", "random_matched")  # which follow the ranking of a target
 LEAST_MODELS = 4  # two with a unit and two without
 Budget = Literal["epochs", "steps"]
 BASELINE = "none"  # stands for the order where nothing is removed
@@ -244,6 +245,34 @@ class Source(Settings):
         return checkpoint_path(self.checkpoints, model)
 
 
+class TargetList(Settings):
+    """Units that are removed, or kept, for one target."""
+
+    remove: Path | None = Field(
+        None,
+        description="File that lists the units to remove, as `subset.keep` does.",
+        examples=["config/lists/dogs.txt"],
+    )
+    keep: Path | None = Field(
+        None,
+        description="File that lists the units to keep; all others are removed.",
+        examples=["config/lists/dogs.txt"],
+    )
+
+    @model_validator(mode="after")
+    def _one_file(self) -> "TargetList":
+        if (self.remove is None) == (self.keep is None):
+            raise ValueError("give either `remove` or `keep`")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The file that lists the units."""
+        path = self.remove or self.keep
+        assert path is not None
+        return path
+
+
 class Target(Settings):
     """One downstream task."""
 
@@ -259,6 +288,12 @@ class Target(Settings):
     )
     recipe: TargetRecipe = Field(
         description="How models are transferred to this target.", examples=[RECIPE]
+    )
+    lists: dict[ListName, TargetList] = Field(
+        {},
+        description="Counterfactuals of this target alone, by name: all units of a file are "
+        "removed, or all others.",
+        examples=[{"dogs": {"remove": "config/lists/dogs.txt"}}],
     )
 
 
@@ -323,7 +358,9 @@ class Counterfactuals(Settings):
         ["top", "bottom", "random"],
         min_length=1,
         description="`top`: most helpful classes first; `bottom`: most harmful first; `random`: "
-        "another random order for each replicate, the control; the name of one of `surrogates`: "
+        "another random order for each replicate, the control; `random_matched`: as many random "
+        "classes as `top`, with as many training images, so that classes of many images are "
+        "compared with such; the name of one of `surrogates`: "
         "first what that calls most helpful.",
         examples=[["top", "bottom"]],
     )
@@ -449,14 +486,37 @@ class Surrogates(Settings):
 
 @dataclass(frozen=True)
 class Removal:
-    """Some replicates of a point of a counterfactual curve: the job that trains their models."""
+    """Some replicates of a point of a counterfactual curve: the job that trains their models.
+
+    Attributes:
+        name: of the job.
+        order: in which units are removed, or the name of a list; None for the baseline.
+        count: how many are removed; None for all of a list, or all but these.
+        replicates: numbers of the models.
+        ranking: the target and mode whose ranking it follows, if it does.
+        budget: how long models are retrained.
+        listed: the list of one target that it follows, if it does.
+    """
 
     name: str
     order: str | None
-    count: int
+    count: int | None
     replicates: range
     ranking: tuple[str, Mode] | None
     budget: Budget = "epochs"
+    listed: TargetList | None = None
+
+    def removed(self, units: int) -> int:
+        """Return how many of so many units are removed.
+
+        Raises:
+            UserError: a list is missing, unreadable or empty.
+        """
+        if self.listed is None:
+            assert self.count is not None
+            return self.count
+        length = len(list_entries(self.listed.file))
+        return units - length if self.listed.keep else length
 
     @classmethod
     def at(
@@ -478,7 +538,7 @@ class Removal:
         if count == 0:
             return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
         point = f"{order}-{count}" if budget == "epochs" else f"{order}-{count}-{budget}"
-        if order in ("top", "bottom", *surrogates):
+        if order in (*RANKED_ORDERS, *surrogates):
             name = f"{target}-{mode}-{point}-{replicates.start}"
             return cls(name, order, count, replicates, (target, mode), budget)
         return cls(f"{point}-{replicates.start}", order, count, replicates, None, budget)
@@ -574,6 +634,28 @@ class Study(Settings):
                 f"counterfactuals.estimator: {self.ranked_by!r} is not among influence.estimators; "
                 "add it there"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _removable(self) -> "Study":
+        plan, unit = self.counterfactuals, self.source.subset.unit
+        if plan and "random_matched" in plan.orders and unit == "example":
+            raise ValueError(
+                "counterfactuals.orders: random_matched is for classes, of which some have more "
+                "images than others; use random for examples"
+            )
+        for target, settings in self.targets.items():
+            for name in settings.lists:
+                if plan is None:
+                    raise ValueError(
+                        f"targets.{target}.lists: {name!r} is to be removed, but nothing is "
+                        f"retrained; add `counterfactuals`"
+                    )
+                if name in (*plan.lists, *self.surrogate_names):
+                    raise ValueError(
+                        f"targets.{target}.lists: {name!r} is also the name of one of "
+                        f"counterfactuals.lists or of a surrogate; choose another one"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -702,6 +784,22 @@ class Study(Settings):
             )
             for budget in plan.budgets
             for order, count in plan.points
+            for replicates in jobs
+        ]
+        removals += [
+            Removal(
+                name="-".join(
+                    [target, name, *([] if budget == "epochs" else [budget]), str(replicates.start)]
+                ),
+                order=name,
+                count=None,
+                replicates=replicates,
+                ranking=None,
+                budget=budget,
+                listed=listed,
+            )
+            for budget in plan.budgets
+            for name, listed in self.targets[target].lists.items()
             for replicates in jobs
         ]
         return list(dict.fromkeys(removals))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from transfer_influence.config.study import BASELINE, Budget, Order
 from transfer_influence.counterfactual.replicates import by_replicate, half_width
 from transfer_influence.counterfactual.tables import VALIDATION
-from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
+from transfer_influence.counterfactual.verdicts import CONTROLS, claim_of, differences, verdict
 from transfer_influence.outcomes.tables import read_table, write_table
 
 
@@ -26,6 +26,7 @@ def write_summary(models: Path, output: Path, provenance: str) -> None:
         UserError: the table of the models is missing or damaged.
     """
     columns = ["order", "budget", "removed", "replicate", "accuracy", "source_accuracy"]
+    columns += ["images", "steps"]
     rows = read_table(models, [*columns, *VALIDATION]).to_pandas()
     table = pa.Table.from_pandas(summary_of_budgets(rows), preserve_index=False)
     write_table(table, output, provenance)
@@ -54,9 +55,11 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     """Return one row an order and number of removed units.
 
     Columns of the point: `order` (`none` for the baseline), `removed`, `replicates`; `accuracy`,
-    `validation_accuracy` and `source_accuracy` (means); `validation_images`, the size of the
+    `validation_accuracy` and `source_accuracy` (means); `images` and `steps` of the training of
+    source models (means); `validation_images`, the size of the
     validation split; `standard_deviation` of the accuracy, and `low` and `high`, the 95 %
-    t-interval of its mean. For each control, `none` and `random` at the same number,
+    t-interval of its mean. For each control, `none`, and `random` and `random_matched` at the same
+    number,
     `against_{control}`: the mean difference between replicates that share their seeds, with its
     interval (`_low`, `_high`), the p-value of no difference (`_p_value`) and the same corrected for
     the number of points (`_p_corrected`), see `verdicts.differences`.
@@ -88,10 +91,10 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
     """
     points = point_means(models)
     orders = [order for order in points["order"].unique() if order != BASELINE]
-    against = {control: _differences(models, orders, control) for control in (BASELINE, "random")}
+    against = {control: _differences(models, orders, control) for control in CONTROLS}
     read_off = pd.DataFrame(
         [
-            {"order": order, **_read_off(models, order), **_verdict(against, order)}
+            {"order": order, **_read_off(models, order), **_verdict(against, order, orders)}
             for order in orders
         ],
         columns=["order", *READ_OFF],
@@ -118,8 +121,8 @@ def _differences(models: pd.DataFrame, orders: list[str], control: str) -> pd.Da
     return pd.concat(parts) if parts else pd.DataFrame(columns=columns, dtype=float)
 
 
-def _verdict(against: dict[str, pd.DataFrame], order: str) -> dict[str, Any]:
-    claim = CLAIMS.get(order)
+def _verdict(against: dict[str, pd.DataFrame], order: str, orders: list[str]) -> dict[str, Any]:
+    claim = claim_of(order, orders)
     if claim is None:
         return {}
     found = against[claim.control]
@@ -141,6 +144,8 @@ def point_means(models: pd.DataFrame) -> pd.DataFrame:
             validation_accuracy=("validation_accuracy", "mean"),
             validation_images=("validation_images", "max"),  # the same for all
             source_accuracy=("source_accuracy", "mean"),
+            images=("images", "mean"),
+            steps=("steps", "mean"),
             standard_deviation=("accuracy", "std"),
         )
     )

@@ -11,7 +11,7 @@ from transfer_influence.config.study import BASELINE, Budget, FailedModels
 from transfer_influence.errors import UserError
 from transfer_influence.outcomes.measures import area_of_margins
 from transfer_influence.outcomes.summary import read_outcomes
-from transfer_influence.outcomes.tables import list_column, matrix, write_table
+from transfer_influence.outcomes.tables import list_column, matrix, read_table, write_table
 from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import read_provenance
 
@@ -35,8 +35,9 @@ def summarize_counterfactual(
     `accuracy` on the target's test images that prove the ranking, `validation_accuracy` on its
     validation split and `validation_images`, the size of that (null if there is none),
     `class_accuracy` and `auroc` on the images that prove, `proving_images`, how many these are,
-    `source_accuracy` before the transfer, on the source's test split (of the
-    classes that were left, where classes are removed), and `mask`.
+    `images` that the source model was trained on and `steps` that it took, `source_accuracy` before
+    the transfer, on the source's test split (of the classes that were left, where classes are
+    removed), and `mask`.
 
     Args:
         transfers: tables of transferred models, one for each removal.
@@ -56,8 +57,11 @@ def summarize_counterfactual(
     for path, source_path in zip(transfers, sources, strict=True):
         removal = read_provenance(source_path)["settings"]
         budget = removal["budget"] if removal["order"] else None
-        point = Point(removal["order"] or BASELINE, budget, removal["count"])
         rows, source, lost = read_outcomes(path, source_path)
+        removed = removal["count"]
+        if removed is None:  # a whole list
+            removed = most_units(sources) - most_units([source_path])
+        point = Point(removal["order"] or BASELINE, budget, removed)
         if lost:
             failed[point] = path, lost
             log.warning("%s: without replicates %s, whose training failed", path, lost)
@@ -80,6 +84,12 @@ def summarize_counterfactual(
                 f"failed_models: exclude."
             )
     write_table(pa.concat_tables(tables), output, provenance)
+
+
+def most_units(sources: list[Path]) -> int:
+    """Return how many units those models have seen that have seen most."""
+    masks = (read_table(path, ["mask"])["mask"][0].as_py() for path in sources)
+    return max(int.from_bytes(mask).bit_count() for mask in masks)
 
 
 class Point(NamedTuple):
@@ -118,6 +128,8 @@ def point_rows(point: Point, rows: pa.Table, source: pa.Table, images: TestImage
             "class_accuracy": list_column(np.stack(of_classes)),
             "auroc": pa.array(_areas(rows, classes, images), pa.float64()),
             "proving_images": pa.array([len(proving)] * len(rows), pa.int32()),
+            "images": source["images"],
+            "steps": source["steps"],
             "source_accuracy": source["accuracy"],
             "mask": source["mask"],
         }

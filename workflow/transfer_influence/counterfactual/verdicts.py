@@ -1,5 +1,6 @@
 """What curves show: paired tests of removals against nothing and against random removals."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ class Claim:
     """What a curve is to show.
 
     Attributes:
-        control: what it is compared with: `none`, nothing removed, or `random`, as many.
+        control: what it is compared with: one of `CONTROLS`.
         sign: of the difference, +1 where the curve is to lie above.
         sentence: the claim in words.
     """
@@ -27,10 +28,24 @@ class Claim:
     sentence: str
 
 
+CONTROLS = (BASELINE, "random", "random_matched")  # nothing removed; as many
+
 CLAIMS: dict[str, Claim] = {
     "top": Claim("random", -1, "removing the most helpful hurts more than removing at random"),
     "bottom": Claim(BASELINE, 1, "removing the most harmful helps"),
 }
+
+
+MATCHED = Claim(
+    "random_matched",
+    -1,
+    "removing the most helpful hurts more than removing random ones with as many images",
+)
+
+
+def claim_of(order: str, orders: Collection[str]) -> Claim | None:
+    """Return what a curve is to show, by the best control among the orders that there are."""
+    return MATCHED if order == "top" and MATCHED.control in orders else CLAIMS.get(order)
 
 
 # What a sentence adds for curves of models that were retrained by a budget.
@@ -45,7 +60,7 @@ def differences(models: pd.DataFrame, order: str, control: str) -> pd.DataFrame:
     Args:
         models: the retrained models, see `summarize_counterfactual`.
         order: of the curve.
-        control: `none` or `random`.
+        control: one of `CONTROLS`.
 
     Returns:
         A row a number of removed units above 0 that both have: `removed`; `difference`, the mean
@@ -115,11 +130,13 @@ def verdict_sentences(summary: pd.DataFrame) -> list[str]:
     Args:
         summary: see `curves.summary_of_budgets`.
     """
+    orders = set(summary["order"])
     return [
         f"{claim.sentence}{BUDGETS[budget]}: {_answer(rows, claim)}"
         for budget in summary["budget"].dropna().unique()
-        for order, claim in CLAIMS.items()
-        if len(rows := summary[(summary["order"] == order) & (summary["budget"] == budget)])
+        for order in CLAIMS
+        if (claim := claim_of(order, orders))
+        and len(rows := summary[(summary["order"] == order) & (summary["budget"] == budget)])
     ]
 
 

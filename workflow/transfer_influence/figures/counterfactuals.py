@@ -26,11 +26,13 @@ from transfer_influence.figures.style import (
 from transfer_influence.figures.tables import read_rows
 from transfer_influence.outcomes.tables import open_table
 
+BROWN = "#7F4F24"
 # Order of removal → what the legend calls it, colour, marker. What helps is blue in every figure.
 ORDERS = {
     "top": ("most helpful first", BLUE, "o"),
     "bottom": ("most harmful first", VERMILION, "s"),
     "random": ("random", BLACK, "^"),
+    "random_matched": ("random, as many images", BROWN, ">"),
 }
 # Of lists, each in turn: so many of either that 20 lists differ.
 LIST_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

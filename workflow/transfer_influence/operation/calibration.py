@@ -21,7 +21,7 @@ from transfer_influence.job import JobOptions
 from transfer_influence.models.building import freeze_for, load_backbone
 from transfer_influence.operation.costs import Calibration, steps_of_model
 from transfer_influence.outcomes.evaluation import Evaluation
-from transfer_influence.outcomes.rows import source_row, transfer_row
+from transfer_influence.outcomes.rows import Effort, source_row, transfer_row
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.provenance import Origin
@@ -227,7 +227,9 @@ class _Bench:
         images = len(evaluation.is_correct)
         if isinstance(self._stage, SourceStage):
             self._save(model)
-            write_table(source_row(self._source, evaluation, np.arange(images)), table, "")
+            write_table(
+                source_row(self._source, evaluation, np.arange(images), Effort()), table, ""
+            )
             weights_bytes, share = self._weights.stat().st_size, 1.0
         else:
             write_table(transfer_row(0, evaluation), table, "")

@@ -199,7 +199,8 @@ def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
         removals = [study.all_removals[job.name] for job in group.jobs]
         # By steps, a model takes as long as with nothing removed.
         kept = [
-            units - removal.count if removal.budget == "epochs" else units for removal in removals
+            units - removal.removed(units) if removal.budget == "epochs" else units
+            for removal in removals
         ]
     else:
         kept = [units] * len(group.jobs)

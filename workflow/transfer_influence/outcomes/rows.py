@@ -1,5 +1,6 @@
 """The rows that models leave: one a model, also of a model whose training failed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,30 @@ def identity(source: SourceModel, failed: bool) -> pa.Table:
     )
 
 
-def source_row(source: SourceModel, evaluation: Evaluation, own: np.ndarray) -> pa.Table:
+@dataclass(frozen=True)
+class Effort:
+    """What a model was trained on.
+
+    Attributes:
+        images: how many; None where that is not known.
+        steps: of the optimizer; None where that is not known.
+    """
+
+    images: int | None = None
+    steps: int | None = None
+
+
+def source_row(
+    source: SourceModel, evaluation: Evaluation, own: np.ndarray, effort: Effort
+) -> pa.Table:
     """Return the one-row table of a source model.
 
     `own` are the test examples of the classes that the model has seen: `accuracy` is over these,
     while `class_accuracy` has all classes (0 for a class it never saw).
     """
     row = identity(source, failed=False)
+    row = row.append_column("images", pa.array([effort.images], pa.int64()))
+    row = row.append_column("steps", pa.array([effort.steps], pa.int64()))
     row = row.append_column("accuracy", pa.array([float(evaluation.is_correct[own].mean())]))
     return row.append_column("class_accuracy", list_column(evaluation.class_accuracy[None]))
 

@@ -9,6 +9,7 @@ from transfer_influence.config.study import checkpoint_path
 from transfer_influence.job import JobOptions
 from transfer_influence.models.checkpoints import load_checkpoint, read_checkpoint
 from transfer_influence.outcomes.partial import PartialShard
+from transfer_influence.outcomes.rows import Effort
 from transfer_influence.provenance import Origin
 from transfer_influence.subsets import SourceModel
 from transfer_influence.training.sources import finish, make_each
@@ -42,11 +43,11 @@ def import_sources(
     shard = PartialShard([weights, table], origin.digest)
     with open_trainer(data, stage.recipe, options) as trainer:
 
-        def read(source: SourceModel) -> nn.Module:
+        def read(source: SourceModel) -> tuple[nn.Module, Effort]:
             path = checkpoint_path(stage.checkpoints, source.model)
             model = trainer.build(stage.architecture, seed=0)
             load_checkpoint(model, read_checkpoint(path, stage.state_key, stage.key_map), path)
-            return model
+            return model, Effort()
 
         make_each(shard, models, read, trainer, stage.unit, options, attempts=1)
         finish(shard, models, weights, origin, trainer)

@@ -55,6 +55,7 @@ class Optimization:
         planned = images // min(recipe.batch_size, images)  # steps in an epoch of the schedule
         schedule = learning_rates(recipe, planned)
         self._left = len(schedule)
+        self.steps_taken = 0
         self.epochs = -(-len(schedule) // self.steps)
         self.resolutions = [
             recipe.training_resolutions[epoch * self.steps // planned]
@@ -81,6 +82,7 @@ class Optimization:
         """Change the model's parameters so that the loss of a batch falls."""
         self.rate = next(self._rates)
         self._left -= 1
+        self.steps_taken += 1
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer, rate=self.rate)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from transfer_influence.config.stages import RemovalStage, SourceStage
 from transfer_influence.config.study import Unit
 from transfer_influence.job import JobOptions
 from transfer_influence.outcomes.partial import PartialShard
-from transfer_influence.outcomes.rows import identity, source_row, write_rows
+from transfer_influence.outcomes.rows import Effort, identity, source_row, write_rows
 from transfer_influence.outcomes.weights import write_weights
 from transfer_influence.provenance import Origin, with_companions
 from transfer_influence.subsets import SourceModel, own_test_examples, training_examples
@@ -49,13 +49,13 @@ def train_sources(
     shard = PartialShard([weights, table], origin.digest)
     with open_trainer(data, stage.recipe, options) as trainer:
 
-        def train(source: SourceModel) -> nn.Module:
+        def train(source: SourceModel) -> tuple[nn.Module, Effort]:
             assert source.seeds is not None
             model = trainer.build(stage.architecture, source.seeds.weights)
             kept = training_examples(source.mask, stage.unit, trainer.train_loader.labels)
             own = own_test_examples(source.mask, stage.unit, trainer.test_loader.labels)
             with watching(options.tensorboard, table, source.model) as watch:
-                trainer.fit(
+                effort = trainer.fit(
                     model,
                     kept,
                     source.seeds,
@@ -64,7 +64,7 @@ def train_sources(
                     test=lambda: trainer.evaluate(model, own),
                     watch=watch,
                 )
-            return model
+            return model, effort
 
         make_each(shard, models, train, trainer, stage.unit, options)
         finish(shard, models, weights, origin, trainer)
@@ -78,7 +78,7 @@ def keeps_steps(stage: SourceStage | RemovalStage) -> bool:
 def make_each(
     shard: PartialShard,
     models: list[SourceModel],
-    make: Callable[[SourceModel], nn.Module],
+    make: Callable[[SourceModel], tuple[nn.Module, Effort]],
     trainer: Trainer,
     unit: Unit,
     options: JobOptions,
@@ -89,11 +89,11 @@ def make_each(
 
     def left_by(number: int) -> Left:
         source = sources[number]
-        model = make(source)
+        model, effort = make(source)
         evaluation = trainer.evaluate(model)
         check_loss(evaluation, name_of(source), source.seeds, trainer.recipe)
         own = own_test_examples(source.mask, unit, trainer.test_loader.labels)
-        row = source_row(source, evaluation, own)
+        row = source_row(source, evaluation, own, effort)
         accuracy = row["accuracy"][0].as_py()
         log.info("%s: ends, accuracy on its own classes %.4f", name_of(source), accuracy)
         state = model.state_dict().items()

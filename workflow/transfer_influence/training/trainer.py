@@ -21,6 +21,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions, all_devices
 from transfer_influence.models.building import build_model, head_of, place
 from transfer_influence.outcomes.evaluation import Evaluation, Scores, score
+from transfer_influence.outcomes.rows import Effort
 from transfer_influence.seeds import TrainingSeeds
 from transfer_influence.training.devices import best_device
 from transfer_influence.training.features import (
@@ -115,7 +116,7 @@ class Trainer:
         as_for: int | None = None,
         test: Callable[[], Evaluation] | None = None,
         watch: Callable[[int, dict[str, float]], None] | None = None,
-    ) -> None:
+    ) -> Effort:
         """Train the parameters of a model that require gradients, in place.
 
         Args:
@@ -127,6 +128,9 @@ class Trainer:
             test: evaluates the model as it is on test images, after the epochs that the recipe
                 says; it decides nothing.
             watch: told the number of each epoch, counted from 1, and what is known of it, by name.
+
+        Returns:
+            The images that it was trained on, and the steps taken.
 
         Raises:
             UserError: there are fewer than two examples, or too few steps for the learning rate
@@ -173,6 +177,7 @@ class Trainer:
             if watch is not None:
                 watch(epoch + 1, known)
         best.restore()
+        return Effort(len(examples), optimization.steps_taken)
 
     def _held_out(
         self, examples: np.ndarray, seeds: TrainingSeeds, name: str
