@@ -5,20 +5,31 @@ Run it from the root of the checkout: python benchmarks/error_rates.py [STUDIES]
 """
 
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
+from transfer_influence.applications.chance import Chance
+from transfer_influence.applications.failures import judge, more_often
 from transfer_influence.applications.opposed import opposed_p_values
+from transfer_influence.config.study import Subset
 from transfer_influence.counterfactual.verdicts import CLAIMS, differences, verdict
+from transfer_influence.influence.estimators import DifferenceInMeans, joined
 from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
+from transfer_influence.influence.measurements import Masks, Measurements, Outcomes, recognized
+from transfer_influence.outcomes.tables import list_column
+from transfer_influence.subsets import draw_mask
 
 CLASSES = 1000
+UNITS, FAILURES = 20, 200
 
 
 def main() -> None:
@@ -36,6 +47,14 @@ def main() -> None:
             wrong = (shown_by_mistake(claim, replicates, points, seed) for seed in range(studies))
             what = f"{replicates} replicates, {points} points"
             print(f"| {CLAIMS[claim].sentence} | {what} | 2.5 % | {share(wrong)} |", flush=True)
+    for models, images in [(38, 200), (114, 200), (114, 2000)]:
+        wrong = (beyond_by_mistake(models, images, seed) for seed in range(studies))
+        what = f"{models} balanced models, {UNITS} classes, {images} images with common noise"
+        print(f"| an image is helped, beyond chance | {what} | 5 % | {share(wrong)} |", flush=True)
+    for models in (3, 10):
+        wrong = (corrected_by_mistake(models, seed) for seed in range(studies))
+        what = f"{FAILURES} failures, {models} models of a kind that are right at random"
+        print(f"| a failure is corrected | {what} | 5 % | {share(wrong)} |", flush=True)
 
 
 def share(wrong: Iterable[bool]) -> str:
@@ -78,6 +97,58 @@ def shown_by_mistake(order: str, replicates: int, points: int, seed: int) -> boo
     )
     claim = CLAIMS[order]
     return bool(verdict(differences(models, order, claim.control), claim)[0])
+
+
+def beyond_by_mistake(models: int, images: int, seed: int) -> bool:
+    """Tell whether any image is said to be helped, beyond chance, where no class has an effect."""
+    rng = np.random.default_rng(seed)
+    subset = Subset(sampling="balanced")
+    masks = np.array([draw_mask(seed, model, UNITS, subset) for model in range(models)])
+    outcomes = rng.normal(size=(models, 1)) + rng.normal(size=(models, images))
+    data = recognized(
+        Measurements(
+            models=np.arange(models),
+            groups=np.arange(models),
+            masks=Masks(np.packbits(masks, axis=1, bitorder="little"), UNITS),
+            targets=outcomes.mean(axis=1, keepdims=True),
+            accuracy=np.empty((models, 0)),
+            examples=Outcomes.of(outcomes),
+        )
+    )
+    fit = joined(DifferenceInMeans(data, 1e9).fit(data.examples))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "influences.parquet"
+        columns = {
+            "unit": np.arange(UNITS),
+            "name": [str(unit) for unit in range(UNITS)],
+            "example_influence": list_column(fit.influence.astype(np.float32)),
+            "example_standard_error": list_column(fit.standard_error.astype(np.float32)),
+            "example_freedom": fit.freedom.min(axis=1),
+        }
+        pq.write_table(pa.table(columns), path)
+        chance = Chance.of(path, "example", side=1)
+        sizes = fit.influence.ravel(), fit.standard_error.ravel(), fit.freedom.ravel()
+        return bool((chance.q_values(*sizes) <= FALSE_DISCOVERIES).any())
+
+
+def corrected_by_mistake(models: int, seed: int) -> bool:
+    """Tell whether any failure is said to be corrected where removing a class changes nothing."""
+    rng = np.random.default_rng(seed)
+    right = rng.uniform(0, 0.5, FAILURES)  # of the models, about each
+    hits = rng.binomial(models, right, (3, FAILURES))
+    culprits = pd.DataFrame(
+        {
+            "p_value": [more_often(a, models, b, models) for a, b in hits[:2].T],
+            **dict(
+                zip(
+                    ("removed_correct", "control_correct", "whole_correct"),
+                    hits / models,
+                    strict=True,
+                )
+            ),
+        }
+    )
+    return bool(judge(culprits)["corrected"].fillna(False).any())
 
 
 if __name__ == "__main__":

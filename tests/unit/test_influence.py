@@ -22,7 +22,7 @@ from transfer_influence.errors import UserError
 from transfer_influence.influence.estimation import estimate
 from transfer_influence.influence.estimators import DifferenceInMeans, Fit, joined
 from transfer_influence.influence.measurements import Outcomes, read_measurements
-from transfer_influence.influence.ranking import write_ranking
+from transfer_influence.influence.ranking import rank_certainty, write_ranking
 from transfer_influence.influence.ridge import Ridge
 from transfer_influence.outcomes.tables import list_column, matrix, write_table
 from transfer_influence.outcomes.test_images import TestImages
@@ -541,7 +541,7 @@ def test_the_most_helpful_class_has_rank_1_and_ties_go_by_class(tmp_path):
         *("rank", "unit", "name", "influence", "standard_error"),
         *("low", "high", "p_value", "q_value", "significant"),
         *("accuracy_influence", "accuracy_standard_error", "accuracy_low", "accuracy_high"),
-        "accuracy_rank",
+        *("rank_low", "rank_high", "share_top", "share_bottom", "accuracy_rank"),
     ]
     assert rows["rank"].to_pylist() == [1, 2, 3, 4, 5, 6, 7]
     assert rows["unit"].to_pylist() == [2, 4, 0, 3, 5, 6, 1]
@@ -554,6 +554,31 @@ def test_the_most_helpful_class_has_rank_1_and_ties_go_by_class(tmp_path):
 
 def test_without_influences_on_the_accuracy_there_is_no_place_by_them(tmp_path):
     assert ranking(tmp_path, [0.5, -1.0])["accuracy_rank"].null_count == 2
+
+
+def test_intervals_of_ranks_hold_the_true_ones():
+    rng = np.random.default_rng(0)
+    effects = np.linspace(3, -3, 20)  # a third of an error apart
+    held, top = [], []
+    for _ in range(300):
+        influence = effects + rng.normal(size=20)
+        rows = pa.table({"low": influence - 1.96, "high": influence + 1.96})
+        found = {name: column.to_numpy() for name, column in rank_certainty(rows).items()}
+        rank = np.arange(1, 21)
+        held.append((found["rank_low"] <= rank) & (rank <= found["rank_high"]))
+        top.append(found["share_top"])
+        assert found["share_top"].sum() == pytest.approx(2)
+        assert found["share_bottom"].sum() == pytest.approx(2)
+    assert np.mean(held) > 0.93
+    assert np.mean(top, axis=0)[0] > 0.3 > 0.05 > np.mean(top, axis=0)[10]
+
+
+def test_influences_without_errors_have_ranks_without_doubt():
+    influence = np.array([3.0, -1.0, 2.0])
+    found = rank_certainty(pa.table({"low": influence - 1e-9, "high": influence + 1e-9}))
+    assert found["rank_low"].to_pylist() == found["rank_high"].to_pylist() == [1, 3, 2]
+    unknown = rank_certainty(pa.table({"low": pa.nulls(3, pa.float64()), "high": influence}))
+    assert all(column.null_count == 3 for column in unknown.values())
 
 
 def test_ties_go_by_class_among_many(tmp_path):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from transfer_influence.config.study import PLURAL, Study
+from transfer_influence.counterfactual.power import smallest_difference, smallest_effect
+from transfer_influence.counterfactual.replicates import LEAST_REPLICATES
 from transfer_influence.operation.census import StageProgress
 from transfer_influence.operation.costs import Cost, sidecar_of
 from transfer_influence.operation.estimate import Disk, StagePlan, by_rule, disk, wall_time
@@ -70,6 +72,7 @@ def plan_table(study: Study, plans: Sequence[StagePlan], at_once: Sequence[int])
     return "\n\n".join(
         [
             *_blocks(study),
+            *_power(study),
             columns(jobs, right=set(range(1, 8))),
             columns(times, right={0, 1, 2}),
             columns(files, right={1, 2}),
@@ -94,6 +97,35 @@ def _blocks(study: Study) -> list[str]:
         f"standard errors;\nset it to {(whole + 1) * block:,}"
         + (f" or {whole * block:,}" if whole else "")
     ]
+
+
+def _power(study: Study) -> list[str]:
+    """Say what the models and replicates of a study can show, in 80 % of studies."""
+    subset, said = study.source.subset, []
+    if study.estimates:
+        units = sidecar_of(study, study.source.dataset).units(subset.unit)
+        share = subset.size(units) / units
+        effect = smallest_effect(study.models, units, share, subset.sampling)
+        noise = "outcome between models"
+        if subset.sampling == "balanced":
+            noise += f", less what the {PLURAL[subset.unit]} explain"
+        if np.isfinite(effect):
+            said.append(
+                f"of a single {subset.unit}, an influence of {effect:.2g} standard deviations of "
+                f"the {noise}"
+            )
+    plan = study.counterfactuals
+    if plan and plan.counts != [0]:
+        points = sum(count > 0 for count in plan.counts)
+        difference = smallest_difference(plan.replicates, points)
+        if np.isfinite(difference):
+            said.append(
+                f"of a removal, a difference of {difference:.2g} standard deviations of the "
+                f"difference between two replicates with equal seeds"
+            )
+        else:
+            said.append(f"of a removal, nothing: a test needs {LEAST_REPLICATES} replicates")
+    return ["\n".join(["can be shown, with a power of 80 %:", *said])] if said else []
 
 
 def title(stage: StageProgress) -> str:
