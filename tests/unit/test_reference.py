@@ -82,8 +82,14 @@ STUDIES = ("demo", "paper", "paper-examples", "paper-fast")
     ("paths", "model"),
     [
         *(
-            ([CONFIG / name], Study)
-            for name in ("demo.yaml", "paper.yaml", "paper-examples.yaml", "paper-fast.yaml")
+            ([CONFIG / f"{name}.yaml"], Study)
+            for name in (
+                "demo",
+                "paper",
+                "paper-exact",
+                "paper-examples",
+                "paper-fast",
+            )
         ),
         ([CONFIG / "paper.yaml", CONFIG / "paper-more-targets.yaml"], Study),
         *(([path], DatasetFile) for path in sorted((CONFIG / "datasets").glob("*.yaml"))),

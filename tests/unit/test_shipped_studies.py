@@ -49,12 +49,12 @@ def shipped(*names: str) -> Study:
 
 @pytest.fixture(scope="module")
 def paper() -> Study:
-    return shipped("paper.yaml")
+    return shipped("paper-exact.yaml")
 
 
 @pytest.fixture(scope="module")
 def more() -> Study:
-    return shipped("paper.yaml", "paper-more-targets.yaml")
+    return shipped("paper-exact.yaml", "paper-more-targets.yaml")
 
 
 def test_the_demo_is_a_study():
@@ -62,7 +62,7 @@ def test_the_demo_is_a_study():
 
 
 def test_the_study_of_the_paper_has_its_models_targets_and_removals(paper):
-    assert (paper.study, paper.models, paper.source.dataset) == ("paper", 7540, "imagenet")
+    assert (paper.study, paper.models, paper.source.dataset) == ("paper-exact", 7540, "imagenet")
     assert paper.source.subset.size(1000) == 500
     assert paper.source.architecture.name == "resnet18"
     assert paper.transfers == [
@@ -72,8 +72,19 @@ def test_the_study_of_the_paper_has_its_models_targets_and_removals(paper):
     ]
     assert paper.counterfactuals.counts == list(range(0, 951, 50))
     assert paper.counterfactuals.orders == ["top", "bottom"]
+    assert (paper.counterfactuals.replicates, paper.proof_fraction) == (1, 0)
     assert paper.least_units <= 1000
     assert paper.resolutions == {160, 192, 224}
+
+
+def test_the_study_that_is_tested_has_the_models_of_the_published_one(paper):
+    tested = shipped("paper.yaml")
+    differ = {"study", "influence", "counterfactuals"}
+    assert tested.model_dump(exclude=differ) == paper.model_dump(exclude=differ)
+    assert tested.influence.outcome == paper.influence.outcome
+    assert tested.counterfactuals.counts == paper.counterfactuals.counts
+    assert "random" in tested.counterfactuals.orders
+    assert (tested.counterfactuals.replicates, tested.proof_fraction) == (3, 0.5)
 
 
 def test_the_study_of_examples_is_that_of_the_paper_but_for_its_unit(paper):
@@ -108,6 +119,7 @@ def test_the_fast_study_is_that_of_the_paper_but_for_subsets_and_frozen_features
     [
         ["demo.yaml"],
         ["paper.yaml", "paper-more-targets.yaml"],
+        ["paper-exact.yaml"],
         ["paper-examples.yaml"],
         ["paper-fast.yaml"],
     ],
@@ -119,7 +131,7 @@ def test_the_data_sets_of_the_studies_come_along(names):
 
 def test_the_source_recipe_is_the_published_one(paper):
     recipe = paper.source.recipe
-    assert recipe.model_dump(exclude={"loader", "evaluate_every"}) == {
+    assert recipe.model_dump(exclude={"loader", "evaluate_every", "validation_fraction"}) == {
         "epochs": 16,
         "batch_size": 1024,
         "learning_rate": 0.5,
@@ -150,7 +162,7 @@ def test_a_target_recipe_is_the_published_one(more, target):
     epochs, rate, accuracy, crop, share, schedule = (PUBLISHED | MORE)[target]
     recipe = more.targets[target].recipe
     assert isinstance(recipe, TargetRecipe)
-    found = recipe.model_dump(exclude={"loader", "evaluate_every"})
+    found = recipe.model_dump(exclude={"loader", "evaluate_every", "validation_fraction"})
     chest = target == "chestxray14"
     assert found == {
         "epochs": epochs,

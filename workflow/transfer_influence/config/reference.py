@@ -33,6 +33,7 @@ DOCUMENTED: list[type[BaseModel]] = [
     study.Target,
     recipe.TargetRecipe,
     recipe.Head,
+    study.TargetList,
     study.Influence,
     study.Counterfactuals,
     study.Surrogates,
