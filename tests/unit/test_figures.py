@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.stats import t
+from scipy.stats import spearmanr, t
 
 from transfer_influence.config.study import PLURAL, Order, Outcome, Unit
 from transfer_influence.counterfactual.curves import write_summary
@@ -570,14 +570,18 @@ def test_models_that_are_all_alike_can_be_drawn(tmp_path):
 def test_accuracy_table(tmp_path):
     (path,) = write_summaries(tmp_path, 1)
     found = accuracy_table([path], ["a, fixed"]).set_index("of")
-    accuracy = pq.read_table(path)["accuracy"].to_numpy()
+    accuracy, before = (
+        pq.read_table(path)[name].to_numpy() for name in ("accuracy", "source_accuracy")
+    )
     assert found.loc["a, fixed"].to_dict() == {
         "models": 64,
         "mean": pytest.approx(accuracy.mean()),
         "standard_deviation": pytest.approx(accuracy.std(ddof=1)),
         "min": accuracy.min(),
         "max": accuracy.max(),
+        "source_correlation": pytest.approx(spearmanr(accuracy, before).statistic),
     }
+    assert np.isnan(found.loc["source models", "source_correlation"])
     assert list(found.index) == ["source models", "a, fixed"]
 
 

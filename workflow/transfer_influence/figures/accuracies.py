@@ -11,13 +11,17 @@ from matplotlib.ticker import MaxNLocator
 from transfer_influence.errors import UserError
 from transfer_influence.figures.style import BLACK, BLUE, WIDTH, set_title, short, styled
 from transfer_influence.figures.tables import read_rows
+from transfer_influence.influence.correlation import rank_correlation
 
 
 def accuracy_table(summaries: Sequence[Path], names: Sequence[str]) -> pd.DataFrame:
     """Return the spread of the accuracies: one row for the source models, one for each summary.
 
-    Columns: `of`, `models`, `mean`, `standard_deviation`, `min`, `max`.
+    Columns: `of`, `models`, `mean`, `standard_deviation`, `min`, `max`; and `source_correlation`,
+    Spearman's, over models, with the accuracy of the source model before the transfer. That is of
+    the classes that a model has seen.
     """
+    (_, before), *_ = found = _accuracies(summaries, names)
     return pd.DataFrame(
         [
             {
@@ -27,8 +31,9 @@ def accuracy_table(summaries: Sequence[Path], names: Sequence[str]) -> pd.DataFr
                 "standard_deviation": values.std(ddof=1),
                 "min": values.min(),
                 "max": values.max(),
+                "source_correlation": rank_correlation(before, values) if place else None,
             }
-            for name, values in _accuracies(summaries, names)
+            for place, (name, values) in enumerate(found)
         ]
     )
 

@@ -1,7 +1,7 @@
 """Which source classes target images are mapped to: pruning for transfer (Zhang et al. 2023).
 
 "Selectivity Drives Productivity: Efficient Dataset Pruning for Enhanced Transfer Learning",
-NeurIPS 2023, arXiv 2310.08782, section 4. A class that more target images are mapped to is kept
+NeurIPS 2023, arXiv 2310.08782. A class that more target images are mapped to is kept
 first; here counts are shares of the images.
 """
 
@@ -38,5 +38,4 @@ def feature_mapping(means: np.ndarray, target: np.ndarray) -> np.ndarray:
     """
     # Less |x|², which is the same for all classes.
     distances = (means**2).sum(axis=1) - 2 * target.astype(np.float64) @ means.T
-    nearest = np.where(np.isnan(distances), np.inf, distances).argmin(axis=1)
-    return np.bincount(nearest, minlength=len(means)) / len(target)
+    return np.bincount(distances.argmin(axis=1), minlength=len(means)) / len(target)
