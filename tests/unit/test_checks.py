@@ -257,6 +257,15 @@ def test_single_training_images_cannot_be_validated_by():
     assert list(checks.outcomes(study_files(True, counterfactuals=none))) == []
 
 
+def test_lists_of_surrogates_are_there_for_every_target():
+    wanted = {"methods": [], "lists": {"by_name": "{target}.txt"}}
+    (sentence,) = checks.lists(study_files(True, surrogates=wanted))
+    assert sentence == "pictures.txt: no such file; correct the path."
+    Path("pictures.txt").write_text("5\n1\n9\n")
+    (sentence,) = checks.lists(study_files(True, surrogates=wanted))
+    assert sentence.startswith("pictures.txt: '9' is neither the name of one of the 6 units")
+
+
 def test_the_network_takes_the_images():
     (sentence,) = checks.network(study_files(source=source(architecture={"name": "vit_b_16"})))
     assert sentence.startswith("recipe.resolution: vit_b_16 cannot take images of")

@@ -285,6 +285,28 @@ def study(path: str = "seed", value: Any = 0) -> Study:
             "ridge",
             "counterfactuals.estimator: 'ridge' is not among influence.estimators; add it there.",
         ),
+        (
+            "counterfactuals/orders",
+            ["top", "leep"],
+            "counterfactuals.orders: 'leep' is neither top, bottom, random nor one of "
+            "`surrogates`; correct it, or add it there.",
+        ),
+        (
+            "surrogates/lists",
+            {"leep": "names.txt"},
+            "surrogates.lists.leep: 'leep' is the name of another order; choose another one.",
+        ),
+        (
+            "surrogates/methods",
+            ["leep", "leep"],
+            "surrogates.methods: 'leep' is named twice; remove one.",
+        ),
+        (
+            "surrogates/checkpoints",
+            4,
+            "surrogates.checkpoints: 4, but counterfactuals.replicates trains 3 on all classes; "
+            "lower the first, or raise the second.",
+        ),
         ("models", 3, "models: 3 tell no influences; raise it to 4 at least."),
         (
             "influence/estimators",

@@ -209,11 +209,10 @@ def test_mean_cosine():
     assert feature_similarity(means, target) == pytest.approx([0.5, 0.5, 0.5**0.5])
 
 
-def test_a_class_without_images_has_no_mean_and_is_nobody_s_nearest():
-    features = np.array([[1.0, 0], [0, 1]], np.float32)
-    means = class_means(features, np.array([0, 2]), 3)
-    assert np.isnan(means[1]).all()
-    assert feature_mapping(means, features).tolist() == [0.5, 0, 0.5]
+def test_a_class_has_the_mean_of_its_images():
+    features = np.array([[1.0, 0], [0, 1], [3, 0]], np.float32)
+    assert class_means(features, np.array([0, 1, 0]), 2).tolist() == [[2, 0], [0, 1]]
+    assert feature_mapping(np.array([[2.0, 0], [0, 1]]), features).tolist() == [2 / 3, 1 / 3]
 
 
 def test_trak_is_its_formula():

@@ -46,6 +46,16 @@ def picked_by_hand(project: Project) -> dict[str, Any]:
     return {"source": source, "counterfactuals": None}
 
 
+def with_surrogates(project: Project) -> dict[str, Any]:
+    (project.folder / "photos.txt").write_text("3\n")
+    (project.folder / "held_out.txt").write_text("4\n")
+    orders = ["top", "random", "leep", "mine"]
+    return {
+        "surrogates": {"lists": {"mine": "{target}.txt"}},
+        "counterfactuals": {**STUDY["counterfactuals"], "orders": orders},
+    }
+
+
 KINDS: dict[str, Callable[[Project], dict[str, Any]]] = {
     "classes": lambda project: {},
     "more models than shards hold": lambda project: {"models": 9},
@@ -56,6 +66,15 @@ KINDS: dict[str, Callable[[Project], dict[str, Any]]] = {
     "a bank": with_bank,
     "lists": with_lists,
     "picked by hand": picked_by_hand,
+    "surrogates": with_surrogates,
+    "surrogates alone": lambda project: {"surrogates": {}, "counterfactuals": None},
+    "no surrogate but a list": lambda project: (
+        with_surrogates(project)
+        | {
+            "surrogates": {"methods": [], "lists": {"mine": "{target}.txt"}},
+            "counterfactuals": None,
+        }
+    ),
 }
 
 

@@ -36,7 +36,6 @@ from transfer_influence.subsets import (
 )
 
 IMPROBABLE = 1e-9  # as good as impossible
-TELLING = ("leep", "logme", "h_score", "trak")  # surrogates that use the labels of a target
 MOST_ENTRIES = 10**8  # of the masks of a bank that are looked at; a second's work
 
 
@@ -279,20 +278,6 @@ def outcomes(files: StudyFiles) -> Iterator[str]:
             )
 
 
-def surrogates(files: StudyFiles) -> Iterator[str]:
-    """Look whether the targets have what surrogates tell apart."""
-    study = files.study
-    methods = study.surrogates.methods if study.surrogates else []
-    telling = [method for method in methods if method in TELLING]
-    for name in study.targets if telling else []:
-        target = files.sidecar(study.dataset_of(name))
-        if target is not None and np.count_nonzero(target.train_class_counts) < 2:
-            yield (
-                f"surrogates.methods: {telling[0]} tells the classes of a target apart, but "
-                f"{name!r} has training images of one only; leave {', '.join(telling)} out."
-            )
-
-
 def network(files: StudyFiles) -> Iterator[str]:
     """Look whether the network takes images of all resolutions."""
     architecture = files.study.source.architecture
@@ -300,7 +285,7 @@ def network(files: StudyFiles) -> Iterator[str]:
         yield from refusal(try_architecture, architecture, files.study.resolutions)
 
 
-CHECKS = (descriptions, images, bank, lists, units, design, outcomes, surrogates, network)
+CHECKS = (descriptions, images, bank, lists, units, design, outcomes, network)
 
 
 def refusal(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:

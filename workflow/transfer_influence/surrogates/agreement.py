@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from transfer_influence.config.stages import AgreementStage, InfluenceStage
 from transfer_influence.config.study import Budget
@@ -131,7 +131,7 @@ def correlations(
     """
     found = np.array([rank_correlation(estimated, each) for each in scores])
     error = np.sqrt((1 + found**2 / 2) / max(1, len(estimated) - 3))
-    half = norm.ppf((1 + COVERAGE) / 2) * error
+    half = ndtri((1 + COVERAGE) / 2) * error
     inside = np.clip(found, -1 + 1e-12, 1 - 1e-12)
     ends = np.tanh(np.arctanh(inside) + np.array([[-1], [1]]) * half)
     values = np.column_stack([reliability, np.array([found, *ends])])
@@ -184,7 +184,7 @@ def jackknifed_differences(found: np.ndarray, without: np.ndarray) -> np.ndarray
     half = np.full(len(found), np.nan)
     if parts >= LEAST_PARTS:
         error = pseudo.std(axis=0, ddof=1) / np.sqrt(parts)
-        half = t.ppf((1 + COVERAGE) / 2, parts - 1) * error
+        half = stdtrit(parts - 1, (1 + COVERAGE) / 2) * error
     return np.column_stack([found, pseudo.mean(axis=0) - half, pseudo.mean(axis=0) + half])
 
 

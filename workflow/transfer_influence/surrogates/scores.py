@@ -161,5 +161,6 @@ def write_scores(scores: np.ndarray, names: list[str], path: Path, provenance: s
         "name": pa.array(names),
         "influence": pa.array(scores),
         "significant": pa.nulls(len(names), pa.bool_()),
+        "accuracy_rank": pa.nulls(len(names), pa.int32()),
     }
     write_table(ranked(pa.table(columns)), path, provenance)

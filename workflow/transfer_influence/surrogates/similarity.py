@@ -7,17 +7,15 @@ CHUNK = 2**14  # source images at a time
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the mean features of each class, float64 (classes, d); of no image, NaN.
+    """Return the mean features of each class, float64 (classes, d).
 
     Args:
         features: float32 (n, d).
-        labels: int64 (n,).
+        labels: int64 (n,), with an image of each class at least.
         classes: how many.
     """
-    means = np.full((classes, features.shape[1]), np.nan)
-    for label in np.unique(labels):
-        means[label] = features[labels == label].mean(axis=0, dtype=np.float64)
-    return means
+    of_classes = (features[labels == label] for label in range(classes))
+    return np.array([images.mean(axis=0, dtype=np.float64) for images in of_classes])
 
 
 def feature_similarity(means: np.ndarray, target: np.ndarray) -> np.ndarray:
