@@ -16,6 +16,7 @@ from tests.unit.measured import balanced_masks, measured, names
 from transfer_influence.config.stages import agreement_stage, influence_stage
 from transfer_influence.config.study import Study, check_study
 from transfer_influence.errors import UserError
+from transfer_influence.figures.surrogates import agreement_figure, agreement_table
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.surrogates.agreement import (
     by_unit,
@@ -23,6 +24,7 @@ from transfer_influence.surrogates.agreement import (
     curve_areas,
     datamodeling_scores,
     jackknifed_differences,
+    with_ends,
     write_agreement,
 )
 from transfer_influence.surrogates.costs import Costs, read_costs
@@ -273,3 +275,25 @@ def test_a_study_that_removes_nothing_trains_full_models_for_its_surrogates():
     alone = demo(counterfactuals=None, surrogates={"methods": [], "lists": {"mine": "mine.txt"}})
     assert alone.full_models == []
     assert demo(surrogates=None).surrogate_names == []
+
+
+def test_the_figure_shows_every_surrogate_and_says_which_are_not_told_apart(tmp_path):
+    columns = [*with_ends("correlation"), *with_ends("linear_datamodeling_score")]
+    rows = pd.DataFrame(
+        {"surrogate": ["influences", "logme", "leep", "mine"], "hours": [20, 0.3, 0.3, 0]}
+    )
+    for column in [*columns, *with_ends("against_influences")]:
+        rows[column] = [0.9, 0.2, 0.6, np.nan]
+    rows["against_influences_low"] = [np.nan, -0.2, -0.9, np.nan]
+    rows["against_influences_high"] = [np.nan, 0.1, -0.4, np.nan]
+    written(pa.Table.from_pandas(rows, preserve_index=False), tmp_path / "a.parquet")
+    table = agreement_table([tmp_path / "a.parquet"] * 2, [("a", "fixed"), ("a", "full")])
+    assert list(table["surrogate"][:4]) == ["influences", "leep", "logme", "mine"]
+    assert list(table["mode"]) == ["fixed"] * 4 + ["full"] * 4
+    figure = agreement_figure(table)
+    (first, *_), (last, _, hours) = np.array(figure.axes).reshape(2, 3)
+    assert [label.get_text() for label in last.get_yticklabels()] == list(table["surrogate"][:4])
+    said = " ".join(first.get_title(loc="left").split())
+    assert said.endswith("not told apart from the influences: logme")
+    low, high = hours.get_xlim()
+    assert (low, high) == pytest.approx((0.1, 100))

@@ -1,5 +1,6 @@
 """How far surrogates agree with the influences, and what they cost."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ DRAWN = {
     "correlation": "rank correlation\nwith the influences",
     "linear_datamodeling_score": "rank correlation of predicted\nand measured outcomes",
 }
+AGAINST = ["against_influences_low", "against_influences_high"]
 ROW = 0.19  # inches that a surrogate takes
 
 
@@ -30,7 +32,7 @@ def agreement_table(tables: Sequence[Path], transfers: Sequence[tuple[str, Mode]
     """
     parts = []
     for path, (target, mode) in zip(tables, transfers, strict=True):
-        read_rows(path, ["surrogate", *DRAWN, "hours"])
+        read_rows(path, ["surrogate", *DRAWN, "hours", *AGAINST])
         rows = read_rows(path, open_table(path).schema_arrow.names)
         own = rows["surrogate"] == INFLUENCES
         others = rows[~own].sort_values("correlation", ascending=False, kind="stable")
@@ -70,13 +72,23 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
         row[0].set_yticks(range(len(rows)), [short(name, 24) for name in rows["surrogate"]])
-        row[0].set_title(f"{target}, {mode}", loc="left")
+        row[0].set_title(textwrap.fill(f"{target}, {mode}{_said(rows)}", 110), loc="left")
     for axes, label in zip(
         panels[-1], [*DRAWN.values(), "hours of jobs\n(a list takes none)"], strict=True
     ):
         axes.set_xlabel(label)
     set_title(figure, "What cheap methods say of the source classes, against the influences")
     return figure
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """Say which surrogates predict as well as the influences, as far as can be told."""
+    low, high = (rows[end] for end in AGAINST)
+    if low.isna().all():
+        return ""
+    alike = rows["surrogate"][(low <= 0) & (high >= 0)]
+    named = ", ".join(alike) or "none"
+    return f". By predicted outcomes not told apart from the influences: {named}"
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, column: str) -> None:

@@ -19,6 +19,7 @@ from transfer_influence.models.building import build_model, head_name, head_of, 
 from transfer_influence.outcomes.rows import failed_models
 from transfer_influence.outcomes.weights import digest_of, read_weights
 from transfer_influence.provenance import KEY
+from transfer_influence.seeds import Stage, stream
 from transfer_influence.surrogates.gradients import gradients_of_margins, project
 from transfer_influence.training.heads import solve_head
 from transfer_influence.training.trainer import Trainer, mixed_precision, open_trainer
@@ -72,8 +73,8 @@ def embed(
                 labels = torch.from_numpy(trainer.train_loader.labels)
                 head = fitted_head(told["features"], labels).to(trainer.device)
                 model.set_submodule(head_name(model), head)
-            seed = stage.seed + number
-            told["gradients"] = projected(trainer, model, stage.projection, seed)
+            drawn = stream(stage.seed, Stage.INFLUENCE, number, "projection")
+            told["gradients"] = projected(trainer, model, stage.projection, drawn)
         if not transferred:
             del told["logits"]  # as large as the features, and of no use
         found |= {f"{number}/{name}": values.contiguous() for name, values in told.items()}
@@ -128,11 +129,14 @@ def fitted_head(features: torch.Tensor, labels: torch.Tensor) -> nn.Linear:
     return head
 
 
-def projected(trainer: Trainer, model: nn.Module, dimensions: int, seed: int) -> torch.Tensor:
+def projected(
+    trainer: Trainer, model: nn.Module, dimensions: int, drawn: np.random.SeedSequence
+) -> torch.Tensor:
     """Return the projected gradients of all images by all parameters but the head's.
 
     A target's head is another one than the source's, so gradients by heads do not compare.
     """
+    seed = int(drawn.generate_state(1, np.uint64)[0] >> np.uint64(1))
     network = nn.Sequential(trainer.normalize, model)
     head = f"1.{head_name(model)}."
     trained = [name for name, _ in network.named_parameters() if not name.startswith(head)]
