@@ -288,8 +288,8 @@ def study(path: str = "seed", value: Any = 0) -> Study:
         (
             "counterfactuals/orders",
             ["top", "leep"],
-            "counterfactuals.orders: 'leep' is neither top, bottom, random nor one of "
-            "`surrogates`; correct it, or add it there.",
+            "counterfactuals.orders: 'leep' is neither top, bottom, random, "
+            "random_matched nor one of `surrogates`; correct it, or add it there.",
         ),
         (
             "surrogates/lists",
