@@ -253,17 +253,20 @@ class RulegraphStage(Settings):
     checkpoints: bool
     comparison: bool
     surrogates: bool
+    surrogate_orders: bool
     unit: Unit
 
 
 def rulegraph_stage(study: Study) -> RulegraphStage:
     """Return what decides which rules a study needs."""
+    orders = study.counterfactuals.orders if study.counterfactuals else []
     return RulegraphStage(
         counterfactuals=study.counterfactuals is not None,
         influences=study.estimates,
         checkpoints=study.source.checkpoints is not None,
         comparison=study.compares_targets,
         surrogates=study.surrogates is not None,
+        surrogate_orders=not set(orders).isdisjoint(study.surrogate_names),
         unit=study.source.subset.unit,
     )
 
