@@ -41,7 +41,7 @@ def small_case(images: int = 60, width: int = 7, classes: int = 4, seed: int = 0
 
 
 def slow_leep(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Equations 1 to 3 of Nguyen et al. 2020, a loop each."""
+    """LEEP of Nguyen et al. 2020, a loop for each sum."""
     n, sources = predictions.shape
     total = 0.0
     for i in range(n):
@@ -55,7 +55,7 @@ def slow_leep(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def slow_log_evidence(F: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
-    """Equation 2 of You et al. 2021: log p(y | F, α, β), by dense matrices."""
+    """log p(y | F, α, β) of You et al. 2021, by dense matrices."""
     n, d = F.shape
     A = alpha * np.eye(d) + beta * F.T @ F
     m = beta * np.linalg.solve(A, F.T @ y)
@@ -70,7 +70,7 @@ def slow_log_evidence(F: np.ndarray, y: np.ndarray, alpha: float, beta: float) -
 
 
 def slow_logme(F: np.ndarray, labels: np.ndarray) -> float:
-    """Algorithm 1 of You et al. 2021 by dense matrices, with many more steps."""
+    """The steps of You et al. 2021 by dense matrices, with many more steps."""
     n, d = F.shape
     squares = np.linalg.eigvalsh(F.T @ F).clip(0)
     found = []
@@ -100,7 +100,7 @@ def largest_logme(F: np.ndarray, labels: np.ndarray) -> float:
 
 
 def slow_h_score(F: np.ndarray, labels: np.ndarray) -> float:
-    """Definition 2 of Bao et al. 2019."""
+    """The H-score of Bao et al. 2019."""
     expected = np.array([F[labels == label].mean(axis=0) for label in labels])
     return np.trace(np.linalg.inv(np.cov(F.T)) @ np.cov(expected.T))
 

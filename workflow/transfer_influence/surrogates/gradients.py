@@ -10,7 +10,7 @@ BLOCK = 2**15  # parameters that are projected at a time
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return log(p / (1 − p)) of the true class, (n,), of logits (n, classes): TRAK, sec. 3.2."""
+    """Return log(p / (1 − p)) of the true class, (n,), of logits (n, classes), as TRAK has it."""
     chosen = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return chosen[:, 0] - others.logsumexp(dim=1)

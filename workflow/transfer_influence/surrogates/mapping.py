@@ -1,7 +1,7 @@
 """Which source classes target images are mapped to: pruning for transfer (Zhang et al. 2023).
 
 "Selectivity Drives Productivity: Efficient Dataset Pruning for Enhanced Transfer Learning",
-NeurIPS 2023, arXiv 2310.08782, section 4. A class that more target images are mapped to is kept
+NeurIPS 2023, arXiv 2310.08782. A class that more target images are mapped to is kept
 first; here counts are shares of the images.
 """
 
