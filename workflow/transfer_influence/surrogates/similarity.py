@@ -21,8 +21,8 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
 def feature_similarity(means: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the mean cosine of target images with the mean features of each source class.
 
-    As the similarity of domains of Cui et al. 2018 (arXiv 1806.06193, domain similarity) has it, which
-    compares mean features, but by the cosine.
+    Mean features as in the domain similarity of Cui et al. 2018 (arXiv 1806.06193), but compared by
+    the cosine.
 
     Args:
         means: float64 (classes, d).

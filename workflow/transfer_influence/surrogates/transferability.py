@@ -43,7 +43,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 def leep(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return the LEEP of a model: the mean log-likelihood of its expected empirical predictor.
 
-    Nguyen, Hassner, Seeger & Archambeau, ICML 2020 (arXiv 2002.12462), "expected empirical prediction".
+    Nguyen, Hassner, Seeger & Archambeau, ICML 2020 (arXiv 2002.12462).
 
     Args:
         predictions: over source classes, float64 (n, classes), rows with sum 1.
@@ -60,8 +60,8 @@ def leep(predictions: np.ndarray, labels: np.ndarray) -> float:
 def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     """Return the H-score of features: tr(cov(f)⁻¹ cov(E[f | y])).
 
-    Bao et al., ICIP 2019 (arXiv 2212.10082), by their name; the inverse is the pseudo-inverse. It is
-    the number of target classes minus 1 wherever there are as many directions as images.
+    Bao et al., ICIP 2019 (arXiv 2212.10082); the inverse is the pseudo-inverse. It is the number of
+    target classes minus 1 wherever there are as many directions as images.
 
     Args:
         features: float64 (n, d).
@@ -77,8 +77,8 @@ def h_score(features: np.ndarray, labels: np.ndarray) -> float:
 def logme(features: np.ndarray, labels: np.ndarray) -> float:
     """Return the LogME of features: the log evidence a label, at its maximum, mean over classes.
 
-    You, Liu, Wang & Long, ICML 2021 (arXiv 2102.11005), "maximum evidence": of a linear model of each
-    class's indicator, with precision *α* of the weights and *β* of the noise; both by MacKay's
+    You, Liu, Wang & Long, ICML 2021 (arXiv 2102.11005). Of a linear model of each class's
+    indicator, with precision *α* of the weights and *β* of the noise; both by MacKay's
     fixed point. In the eigenvectors of *FᵀF*, so that a step costs as many operations as there are
     features.
 
