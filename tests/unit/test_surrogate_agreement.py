@@ -17,6 +17,7 @@ from transfer_influence.config.stages import agreement_stage, influence_stage
 from transfer_influence.config.study import Study, check_study
 from transfer_influence.errors import UserError
 from transfer_influence.figures.surrogates import agreement_figure, agreement_table
+from transfer_influence.influence.ranking import RANKED, write_ranking
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.surrogates.agreement import (
     by_unit,
@@ -219,6 +220,14 @@ def test_a_list_ranks_what_it_names_and_leaves_the_rest_alike(tmp_path):
     assert ranking["unit"].to_pylist() == [3, 1, 0, 2, 4]
     assert ranking["rank"].to_pylist() == [1, 2, 3, 4, 5]
     assert ranking["standard_error"].null_count == ranking["significant"].null_count == 5
+
+
+def test_scores_have_the_columns_of_a_ranking(tmp_path):
+    scores, influences, ranking = (tmp_path / f"{name}.parquet" for name in "abc")
+    write_scores(np.arange(5.0), names(5), scores, "{}")
+    written(pq.read_table(scores).select(RANKED), influences)
+    write_ranking(influences, ranking, "{}")
+    assert pq.read_schema(scores).remove_metadata() == pq.read_schema(ranking).remove_metadata()
 
 
 def test_scores_are_means_over_full_models():
