@@ -25,17 +25,21 @@ def write_ranking(influences: Path, path: Path, provenance: str) -> None:
     `rank_certainty`: `rank_low`, `rank_high`, `share_top` and `share_bottom`, null where the
     estimator has no intervals and for more than 10,000 units.
     """
-    rows = read_table(influences, RANKED)
+    write_table(ranked(read_table(influences, RANKED)), path, provenance)
+
+
+def ranked(rows: pa.Table) -> pa.Table:
+    """Return a row a class, from the highest `influence` to the lowest, with all that ranks say.
+
+    Args:
+        rows: with the columns `RANKED`.
+    """
     for name, column in rank_certainty(rows).items():
         rows = rows.append_column(name, column)
     by_accuracy = rows["accuracy_influence"].to_numpy()
     known = np.isfinite(by_accuracy).all()
-    places = pa.array(_places(by_accuracy)) if known else pa.nulls(len(rows), pa.int32())
-    write_table(ranked(rows.append_column("accuracy_rank", places)), path, provenance)
-
-
-def ranked(rows: pa.Table) -> pa.Table:
-    """Return a row a class, from the highest `influence` to the lowest, with its `rank`."""
+    of_accuracy = pa.array(_places(by_accuracy)) if known else pa.nulls(len(rows), pa.int32())
+    rows = rows.append_column("accuracy_rank", of_accuracy)
     places = _places(rows["influence"].to_numpy())
     return rows.add_column(0, "rank", pa.array(places)).take(pa.array(np.argsort(places)))
 

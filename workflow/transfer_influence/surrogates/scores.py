@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from transfer_influence.config.study import Method
 from transfer_influence.errors import UserError
-from transfer_influence.influence.ranking import RANKED, rank_certainty, ranked
+from transfer_influence.influence.ranking import RANKED, ranked
 from transfer_influence.outcomes.tables import write_table
 from transfer_influence.subsets import read_units
 from transfer_influence.surrogates.mapping import feature_mapping, label_mapping
@@ -161,8 +161,5 @@ def write_scores(scores: np.ndarray, names: list[str], path: Path, provenance: s
         "name": pa.array(names),
         "influence": pa.array(scores),
         "significant": pa.nulls(len(names), pa.bool_()),
-        "accuracy_rank": pa.nulls(len(names), pa.int32()),
     }
-    columns |= rank_certainty(pa.table(columns))
-    columns["accuracy_rank"] = pa.nulls(len(names), pa.int32())
     write_table(ranked(pa.table(columns)), path, provenance)
