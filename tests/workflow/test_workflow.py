@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import ttest_ind
 
-from tests.workflow.conftest import CHECKOUT
+from tests.workflow.conftest import CHECKOUT, Project
 from transfer_influence.outcomes.tables import PER_EXAMPLE, matrix
+from transfer_influence.outcomes.test_images import TestImages
 from transfer_influence.provenance import identity, read_provenance
 from transfer_influence.subsets import unpack
 
@@ -48,11 +49,30 @@ def test_summary_has_every_model_once_with_all_outcomes(finished, target, mode):
     assert (unpack(summary["mask"].to_pylist(), SOURCE_CLASSES).sum(axis=1) == 5).all()
 
 
+def division(finished: Project, target: str) -> TestImages:
+    labels = np.load(finished.results / "data" / target / "test.labels.npy")
+    return TestImages.divided(labels, 0.5, seed=0)
+
+
+@pytest.mark.parametrize(("target", "mode"), TRANSFERS)
+def test_retrained_models_are_judged_by_images_that_rank_nothing(finished, target, mode):
+    folder = finished.results / "counterfactuals"
+    table = pd.read_parquet(folder / target / f"{mode}.parquet")
+    proves = division(finished, target).proves
+    assert 0 < proves.sum() < len(proves)
+    baseline = columns(folder / "transfers" / target / mode / "none-0.parquet")
+    on_proving = matrix(baseline["is_correct"])[:, proves].mean(axis=1)
+    rows = table[table["order"] == "none"]
+    assert rows["accuracy"].to_numpy() == pytest.approx(on_proving)
+    assert set(table["proving_images"]) == {proves.sum()}
+
+
 @pytest.mark.parametrize(("target", "mode"), TRANSFERS)
 def test_influences_agree_with_a_t_test_by_scipy(finished, target, mode):
     summary = columns(finished.results / "summaries" / target / f"{mode}.parquet")
     masks = unpack(summary["mask"].to_pylist(), SOURCE_CLASSES)
-    outcomes = matrix(summary["raw_margin"]).astype(np.float64).mean(axis=1)
+    ranks = ~division(finished, target).proves
+    outcomes = matrix(summary["raw_margin"]).astype(np.float64)[:, ranks].mean(axis=1)
     ranking = pd.read_parquet(finished.results / "influences" / target / mode / "ranking.parquet")
     assert ranking["rank"].tolist() == list(range(1, 11))
     assert (np.diff(ranking["influence"]) <= 0).all()
