@@ -105,6 +105,7 @@ rule plot_influences:
             title=f"{wildcards.target}, {wildcards.mode}",
             outcome=study.influence.outcome,
             unit=study.source.subset.unit,
+            one_size=study.subsets_of_one_size,
         ).model_dump_json(),
         code=code("plot_influences.py"),
     message:

@@ -20,7 +20,9 @@ def main() -> None:
         inputs = {"ranking": arguments.ranking}
         origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         save_table(influence_table(arguments.ranking), arguments.csv)
-        figure = influence_bars(arguments.ranking, stage.outcome, stage.title, stage.unit)
+        figure = influence_bars(
+            arguments.ranking, stage.outcome, stage.title, stage.unit, stage.one_size
+        )
         save(figure, arguments.svg, arguments.png, origin.provenance(), [arguments.csv])
 
 
@@ -31,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         "--settings",
         required=True,
         help='JSON: "title", what the title begins with, such as "uci_digits, fixed"; "outcome" '
-        'explained; "unit" judged, "class" or "example"',
+        'explained; "unit" judged, "class" or "example"; "one_size", whether all models saw '
+        "as many",
     )
     parser.add_argument("--svg", required=True, type=Path, help="SVG file to write")
     parser.add_argument("--png", required=True, type=Path, help="PNG file to write")

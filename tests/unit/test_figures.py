@@ -206,6 +206,13 @@ def test_a_side_without_classes_is_not_in_the_legend(tmp_path):
     assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == ["helpful"]
 
 
+def test_of_subsets_of_one_size_a_class_is_compared_with_the_average(tmp_path):
+    path = write_ranking(tmp_path, 4)
+    figure = influence_bars(path, "raw_margin", "digits, fixed", one_size=True)
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["does more than the average class", "does less than the average class"]
+
+
 @pytest.mark.parametrize(
     ("classes", "gap"),
     [(40, None), (41, "1 more class in between"), (1000, "960 more classes in between")],
@@ -725,7 +732,7 @@ def outputs(folder: Path, *suffixes: str) -> list[Any]:
 
 def test_plot_influences_writes_figure_and_csv(tmp_path):
     path = write_ranking(tmp_path, 20)
-    arguments = ["--ranking", path, *settings(outcome="raw_margin", unit="class")]
+    arguments = ["--ranking", path, *settings(outcome="raw_margin", unit="class", one_size=False)]
     done = run("plot_influences.py", *arguments, *outputs(tmp_path, "svg", "png", "csv"))
     assert done.returncode == 0, done.stderr
     # The same bytes from another process, but for what made them.

@@ -227,10 +227,11 @@ class FigureStage(Settings):
 
 
 class InfluencesFigureStage(FigureStage):
-    """What a figure of influences shows."""
+    """What a figure of influences shows, and whether all subsets have one size."""
 
     outcome: Outcome
     unit: Unit
+    one_size: bool
 
 
 class ReliabilityFigureStage(FigureStage):

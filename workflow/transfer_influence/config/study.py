@@ -821,6 +821,14 @@ class Study(Settings):
         return self.source.subset.listed is None
 
     @property
+    def subsets_of_one_size(self) -> bool:
+        """Whether models see equally many units, so that a unit takes the place of another.
+
+        Influences then say how much better a unit is than the average one, not than none.
+        """
+        return self.source.checkpoints is None
+
+    @property
     def compares_targets(self) -> bool:
         """Whether there are influences on several targets to compare."""
         return self.estimates and len(self.targets) > 1

@@ -42,11 +42,18 @@ def influence_table(ranking: Path) -> pd.DataFrame:
 
 
 @styled
-def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "class") -> Figure:
+def influence_bars(
+    ranking: Path,
+    outcome: Outcome,
+    target: str,
+    unit: Unit = "class",
+    one_size: bool = False,
+) -> Figure:
     """Draw the influence of each source unit, its 95 % interval if known, most helpful on top.
 
     Beside the outcome that ranks, the influence on the accuracy is drawn, in percentage points. Of
-    more than 40 units, the 20 most helpful and the 20 most harmful are drawn.
+    more than 40 units, the 20 most helpful and the 20 most harmful are drawn. Where all subsets
+    have one size, an influence says no more than that a unit does better or worse than the average.
     """
     rows = influence_table(ranking)
     hidden = max(0, rows["rank"].max() - MOST_BARS)
@@ -56,14 +63,22 @@ def influence_bars(ranking: Path, outcome: Outcome, target: str, unit: Unit = "c
         rows = pd.concat([rows[:half], rows[-half:].assign(place=np.arange(half) + half + 1)])
     figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
     beside = outcome not in OF_ACCURACY and bool(rows["accuracy_influence"].notna().any())
+    better, worse = (
+        (f"does more than the average {unit}", f"does less than the average {unit}")
+        if one_size
+        else (
+            f"helpful: models with the {unit} do better",
+            f"harmful: models with the {unit} do worse",
+        )
+    )
     first, *others = figure.subplots(1, 1 + beside, sharey=True, squeeze=False)[0]
-    _bars(first, rows["influence"], rows["low"], rows["high"], rows["place"], unit)
+    _bars(first, rows["influence"], rows["low"], rows["high"], rows["place"], (better, worse))
     interval = "\nwith 95 % interval" if rows["low"].notna().any() else ""
     first.set_xlabel(f"influence on the {OUTCOMES[outcome]}{interval}")
     for axes in others:
         points = 100 * rows[["accuracy_influence", "accuracy_low", "accuracy_high"]]
         influence, low, high = (points[name] for name in points)
-        _bars(axes, influence, low, high, rows["place"], unit)
+        _bars(axes, influence, low, high, rows["place"], (better, worse))
         axes.set_xlabel(f"influence on the accuracy, in points{interval}, does not rank")
     for axes in (first, *others):
         if hidden:
@@ -85,13 +100,12 @@ def _bars(
     low: pd.Series,
     high: pd.Series,
     place: pd.Series,
-    unit: Unit,
+    labels: tuple[str, str],
 ) -> None:
     """Draw influences, by their sign, and their intervals where they are known."""
-    for label, colour, side in [
-        (f"helpful: models with the {unit} do better", BLUE, influence >= 0),
-        (f"harmful: models with the {unit} do worse", VERMILION, influence < 0),
-    ]:
+    for label, colour, side in zip(
+        labels, (BLUE, VERMILION), (influence >= 0, influence < 0), strict=True
+    ):
         if side.any():
             axes.barh(place[side], influence[side], height=0.72, color=colour, label=label)
     # Drawn by their ends, as those of a shrunk estimate are not around it; `lasso` has none.
