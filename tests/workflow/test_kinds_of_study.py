@@ -54,6 +54,7 @@ def test_a_study_of_examples(project):
             "lists": {"picked": "picked.txt"},
             "replicates": 1,
             "budgets": ["epochs", "steps"],
+            "proof_fraction": 0,
         },
     )
     run(project)
@@ -84,6 +85,9 @@ def test_a_study_of_examples(project):
         **{("picked", budget, 3): {5, 17, 300} for budget in ("epochs", "steps")},
     }
     accuracies = table.set_index(["order", "budget"])["source_accuracy"]
+    of_all, by_steps = (table[table["budget"].isna()], table[table["budget"] == "steps"])
+    assert set(by_steps["steps"]) == set(of_all["steps"])
+    assert by_steps["images"].tolist() == [EXAMPLES - removed for removed in by_steps["removed"]]
     # 250 images are 15 steps an epoch where 400 are 25; 397 are 24, so one step more.
     assert accuracies["bottom", "epochs"] != accuracies["bottom", "steps"]
     curves = pd.read_parquet(project.results / "counterfactuals/held_out/fixed.summary.parquet")
