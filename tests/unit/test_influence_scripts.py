@@ -22,6 +22,8 @@ from transfer_influence.subsets import pack
 CLASSES, IMAGES = 12, 6
 SETTINGS = {
     "seed": 0,
+    "proof_fraction": 0,
+    "accuracy": "overall",
     "unit": "class",
     "outcome": "raw_margin",
     "intervals": "bootstrap",

@@ -16,6 +16,8 @@ from transfer_influence.influence.ridge import PENALTIES, Ridge
 
 STAGE = {
     "seed": 0,
+    "proof_fraction": 0,
+    "accuracy": "overall",
     "unit": "class",
     "outcome": "raw_margin",
     "intervals": "closed_form",

@@ -44,6 +44,7 @@ def test_stages_keep_their_numbers():
         "REMOVAL": 3,
         "COUNTERFACTUAL_SOURCE": 4,
         "VALIDATION": 5,
+        "DIVISION": 6,
         "INFLUENCE": 10,
     }
 
