@@ -302,7 +302,7 @@ def test_the_figure_shows_every_surrogate_and_says_which_are_not_told_apart(tmp_
     figure = agreement_figure(table)
     (first, *_), (last, _, hours) = np.array(figure.axes).reshape(2, 3)
     assert [label.get_text() for label in last.get_yticklabels()] == list(table["surrogate"][:4])
-    said = " ".join(first.get_title(loc="left").split())
+    said = " ".join(first.texts[0].get_text().split())
     assert said.endswith("not told apart from the influences: logme")
     low, high = hours.get_xlim()
     assert (low, high) == pytest.approx((0.1, 100))

@@ -72,7 +72,17 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
         row[0].set_yticks(range(len(rows)), [short(name, 24) for name in rows["surrogate"]])
-        row[0].set_title(textwrap.fill(f"{target}, {mode}{_said(rows)}", 110), loc="left")
+        said = textwrap.fill(f"{target}, {mode}{_said(rows)}", 110)
+        # An empty title keeps room above; the text is wider than its panel, which must not grow.
+        title = row[0].set_title(" " + "\n" * said.count("\n"), loc="left")
+        row[0].annotate(
+            said,
+            (0, 1),
+            (0, 6),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=title.get_fontsize(),
+        ).set_in_layout(False)
     for axes, label in zip(
         panels[-1], [*DRAWN.values(), "hours of jobs\n(a list takes none)"], strict=True
     ):
