@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from transfer_influence.applications.chance import Chance, beyond
+from transfer_influence.applications.chance import Chance
 from transfer_influence.applications.failures import more_often
+from transfer_influence.influence.intervals import significant
 from transfer_influence.outcomes.tables import list_column
 
 
@@ -68,7 +69,7 @@ def test_without_standard_errors_nothing_is_known(tmp_path):
     path = write(tmp_path / "lasso.parquet", np.ones((4, 5)), nothing, np.full(4, np.nan))
     found = Chance.of(path, "example", 1).q_values(np.ones(2), nothing[0, :2], nothing[0, :2])
     assert np.isnan(found).all()
-    assert beyond(found).tolist() == [None, None]
+    assert significant(found).to_pylist() == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ is judged by its q-value (Benjamini & Hochberg 1995) among all influences that i
 There may be too many of these to sort: they are counted, in one pass, by intervals of p-values.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr
 
-from transfer_influence.applications.blocks import Block, Of, blocks
-from transfer_influence.influence.intervals import FALSE_DISCOVERIES
+from transfer_influence.applications.blocks import Of, blocks
 
 Side = Literal[1, -1, 0]  # helpful, harmful, both
 
@@ -37,11 +37,24 @@ class Chance:
     def of(cls, influences: Path, of: Of, side: Side) -> "Chance":
         """Count the p-values of all influences on single target classes or examples."""
         counts = np.zeros(len(P_VALUES), np.int64)
+        # Below, a p-value is above 0.2 by a normal distribution, and so by any t-distribution.
+        least = -ndtri(P_VALUES[-2] / (1 if side else 2))
         for block in blocks(influences, of):
-            for freedom in np.unique(block.freedom[np.isfinite(block.freedom)]):
-                rows = block.freedom == freedom
-                counts += _counts(block, rows, freedom, side)
+            known = np.isfinite(block.freedom)
+            sizes = _sizes(block.influence[known], block.standard_error[known], side)
+            row, column = np.nonzero(sizes >= least)
+            p_values = _p_values(sizes[row, column], block.freedom[known][row], side)
+            places = np.searchsorted(P_VALUES, p_values)
+            counts += np.bincount(places, minlength=len(P_VALUES))
+            counts[-1] += sizes.size - len(row)
         return cls(side, np.cumsum(counts))
+
+    @functools.cached_property
+    def _least_shares(self) -> np.ndarray:
+        """The q-value of each of `P_VALUES`."""
+        with np.errstate(divide="ignore"):
+            shares = P_VALUES * self.counts[-1] / self.counts
+        return np.minimum(np.minimum.accumulate(shares[::-1])[::-1], 1.0)
 
     def q_values(
         self, influence: np.ndarray, standard_error: np.ndarray, freedom: np.ndarray
@@ -49,37 +62,20 @@ class Chance:
         """Return the q-values of some of the influences, NaN where no standard error is known.
 
         Args:
-            influence: (n,).
-            standard_error: (n,).
-            freedom: degrees of freedom of it, (n,).
+            influence: of any shape.
+            standard_error: of the same shape.
+            freedom: degrees of freedom of it.
         """
-        if not len(influence) or not self.counts[-1]:
-            return np.full(len(influence), np.nan)
-        size = _sizes(influence.astype(np.float64), standard_error.astype(np.float64), self.side)
-        p_value = (1 if self.side else 2) * stdtr(freedom, -size)
-        with np.errstate(divide="ignore"):
-            shares = P_VALUES * self.counts[-1] / self.counts
-        least = np.minimum.accumulate(shares[::-1])[::-1]
-        place = np.searchsorted(P_VALUES, p_value).clip(max=len(P_VALUES) - 1)
-        return np.where(np.isfinite(p_value), np.minimum(least[place], 1.0), np.nan)
+        if not influence.size or not self.counts[-1]:
+            return np.full(influence.shape, np.nan)
+        p_values = _p_values(_sizes(influence, standard_error, self.side), freedom, self.side)
+        places = np.searchsorted(P_VALUES, p_values).clip(max=len(P_VALUES) - 1)
+        return np.where(np.isfinite(p_values), self._least_shares[places], np.nan)
 
 
-def beyond(q_values: np.ndarray) -> np.ndarray:
-    """Return which influences are beyond chance, objects (n,); None where that is not known."""
-    found = (q_values <= FALSE_DISCOVERIES).astype(object)
-    found[np.isnan(q_values)] = None
-    return found
-
-
-def _counts(block: Block, rows: np.ndarray, freedom: float, side: Side) -> np.ndarray:
-    """Return how many influences of some rows have a p-value in each interval of `P_VALUES`."""
-    sizes = _sizes(block.influence[rows], block.standard_error[rows], side)
-    # The sizes at which p-values are those of the intervals, smallest first.
-    edges = -stdtrit(freedom, P_VALUES[:-1] / (1 if side else 2))[::-1]
-    large = sizes[sizes >= edges[0]]
-    found = np.bincount(np.searchsorted(edges, large, side="right"), minlength=len(edges) + 1)
-    counts = np.append(found[1:][::-1], sizes.size - len(large))
-    return counts.astype(np.int64)
+def _p_values(sizes: np.ndarray, freedom: np.ndarray, side: Side) -> np.ndarray:
+    """Return the p-values of influences in standard errors."""
+    return (1 if side else 2) * stdtr(freedom, -sizes.astype(np.float64))
 
 
 def _sizes(influence: np.ndarray, standard_error: np.ndarray, side: Side) -> np.ndarray:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import betaln
 
 from transfer_influence.applications.blocks import leaders
-from transfer_influence.applications.chance import Chance, beyond
-from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
+from transfer_influence.applications.chance import Chance
+from transfer_influence.influence.intervals import q_values, significant
 from transfer_influence.outcomes.summary import read_outcomes
 from transfer_influence.outcomes.tables import (
     damage_named,
@@ -57,7 +58,10 @@ WRITTEN = pa.schema(
     }
 )
 
-JUDGED = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") : -2]]
+# What is known of a culprit before all of them are judged.
+JUDGED = ("beyond_chance", "corrected_q_value", "corrected")
+FOUND = ["failure", *WRITTEN.names[WRITTEN.get_field_index("place") :]]
+FOUND = [name for name in FOUND if name not in JUDGED]
 
 
 @dataclass(frozen=True)
@@ -173,13 +177,14 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
 
     Returns:
         One row an example and culprit: `failure`, position in `examples`, and the columns of
-        `list_failures` from `place` to `p_value`.
+        `list_failures` from `place` on but for those of `judge`.
     """
     units = open_table(influences).metadata.num_rows
     found = leaders(influences, "example", examples, CULPRITS, sign=-1)
     rows = []
     if found is not None:
         chance = Chance.of(influences, "example", side=-1)
+        q_value = chance.q_values(found.influence, found.standard_error, found.freedom)
         kept, lost_units = _kept(retrained.masks, units, found.units)
         for failure in range(len(examples)):
             correct = retrained.is_correct[:, failure]
@@ -189,31 +194,29 @@ def culprits(influences: Path, examples: np.ndarray, retrained: Retrained) -> pd
                 lost = lost & ~kept[:, place, failure]
                 control = kept[:, place, failure] & np.isin(lost_units, lost_units[lost])
                 blamed = (found.units[at], found.names[at])
-                size = (found.influence[at], found.standard_error[at], found.freedom[at])
-                q_value = chance.q_values(*map(np.atleast_1d, size))
+                known = (found.influence[at], found.standard_error[at], q_value[at])
                 checked = _check(correct[lost], correct[control], correct[lost_units == 0])
-                known = (*size[:2], *q_value, *beyond(q_value))
                 rows.append((failure, place + 1, *blamed, *known, *checked))
-    return pd.DataFrame(rows, columns=JUDGED)
+    return pd.DataFrame(rows, columns=FOUND)
 
 
 def judge(culprits: pd.DataFrame) -> pd.DataFrame:
-    """Say for which culprits the retrained models are right, by more than chance.
+    """Say which culprits are beyond chance, and without which the retrained models are right.
 
     Args:
-        culprits: one row an example and culprit, with the columns from `removed_models` to
-            `p_value`.
+        culprits: see `culprits`.
 
     Returns:
-        The same, with `corrected_q_value` and `corrected`, see `list_failures`.
+        The same, with `beyond_chance`, `corrected_q_value` and `corrected`, see `list_failures`.
     """
-    p_value = culprits["p_value"].to_numpy(np.float64)
-    q_value = q_values(p_value)
+    q_value = q_values(culprits["p_value"].to_numpy(np.float64))
     others = culprits[["control_correct", "whole_correct"]].max(axis=1)
     most = (culprits["removed_correct"] > 0.5) & (others <= 0.5)
-    corrected = (most & (q_value <= FALSE_DISCOVERIES)).astype(object)
-    corrected[np.isnan(q_value)] = None
-    return culprits.assign(corrected_q_value=q_value, corrected=corrected)
+    return culprits.assign(
+        beyond_chance=significant(culprits["q_value"].to_numpy(np.float64)).to_pylist(),
+        corrected_q_value=q_value,
+        corrected=pc.and_(significant(q_value), pa.array(most, pa.bool_())).to_pylist(),
+    )
 
 
 def _kept(masks: list[bytes], units: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

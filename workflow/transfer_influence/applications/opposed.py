@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transfer_influence.config.study import Mode
 from transfer_influence.errors import UserError
-from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values
+from transfer_influence.influence.intervals import FALSE_DISCOVERIES, q_values, significant
 from transfer_influence.outcomes.tables import read_table, write_table
 
 JUDGED = ["influence", "p_value", "significant"]
@@ -58,7 +57,7 @@ def compare_targets(
     targets = [target for target, _ in transfers]
     q_value = q_values(opposed_p_values(targets, influences, p_values))
     opposition = _opposition(targets, influences)
-    columns["opposed"] = pc.less_equal(pa.array(q_value, from_pandas=True), FALSE_DISCOVERIES)
+    columns["opposed"] = significant(q_value)
     columns["opposed_q_value"] = pa.array(q_value, from_pandas=True)
     columns["opposition"] = pa.array(opposition, from_pandas=True)
     # Of equals the first unit is first; NaN are last.

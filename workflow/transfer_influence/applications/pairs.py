@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transfer_influence.applications.blocks import blocks
-from transfer_influence.applications.chance import Chance, beyond
+from transfer_influence.applications.chance import Chance
 from transfer_influence.applications.pictures import NEAR, hamming_distance, picture_hashes
 from transfer_influence.datasets.sidecar import read_sidecar
+from transfer_influence.influence.intervals import significant
 from transfer_influence.outcomes.tables import read_table
 
 MOST_PAIRS = 200  # of each sign
@@ -59,7 +60,7 @@ def list_pairs(influences: Path, source: Path, target: Path, proves: np.ndarray)
             "influence": influence,
             "standard_error": pa.array(error, from_pandas=True),
             "q_value": pa.array(q_values, from_pandas=True),
-            "beyond_chance": pa.array(beyond(q_values), pa.bool_()),
+            "beyond_chance": significant(q_values),
             "distance": distance,
             "same_pixels": same,
             "near_duplicate": near,

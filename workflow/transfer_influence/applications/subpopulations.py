@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from transfer_influence.applications.blocks import blocks, largest, leaders
-from transfer_influence.applications.chance import Chance, beyond
+from transfer_influence.applications.chance import Chance
+from transfer_influence.influence.intervals import significant
 from transfer_influence.outcomes.tables import read_table, table_writer
 
 MOST_HELPED = 10  # target examples listed for each source class
@@ -91,7 +92,7 @@ def write_helped(
                 values[helped],
                 pa.array(errors[helped], from_pandas=True),
                 pa.array(q_values, from_pandas=True),
-                pa.array(beyond(q_values), pa.bool_()),
+                significant(q_values),
             ]
             arrays = [pa.array(column) for column in columns]
             writer.write_table(pa.Table.from_arrays(arrays, schema=HELPED))
@@ -123,6 +124,6 @@ def list_carriers(influences: Path, classes: list[str]) -> pa.Table:
         best.influence[at],
         pa.array(best.standard_error[at], from_pandas=True),
         pa.array(q_values, from_pandas=True),
-        pa.array(beyond(q_values), pa.bool_()),
+        significant(q_values),
     ]
     return pa.Table.from_arrays([pa.array(column) for column in columns], schema=CARRIED)

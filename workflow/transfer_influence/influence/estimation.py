@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transfer_influence.config.stages import InfluenceStage
 from transfer_influence.influence.estimators import (
@@ -18,10 +17,10 @@ from transfer_influence.influence.estimators import (
 )
 from transfer_influence.influence.held_out import bootstrap
 from transfer_influence.influence.intervals import (
-    FALSE_DISCOVERIES,
     Certainty,
     bootstrapped,
     closed_form,
+    significant,
     t_interval,
 )
 from transfer_influence.influence.measurements import GIGABYTE, Measurements, Outcomes
@@ -146,7 +145,7 @@ def _whole_columns(whole: Fit, known: Certainty) -> dict[str, pa.Array]:
         "high": _or_null(known.high),
         "p_value": _or_null(known.p_value),
         "q_value": _or_null(known.q_value),
-        "significant": pc.less_equal(_or_null(known.q_value), FALSE_DISCOVERIES),
+        "significant": significant(known.q_value),
     }
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import ndtr, stdtrit  # not scipy.stats, whose import takes half a second
 
 from transfer_influence.influence.estimators import Estimator, Fit
@@ -68,6 +70,11 @@ def bootstrapped(fit: Fit, estimator: Estimator, counts: np.ndarray, groups: int
     ]
     low, high = np.concatenate(ends, axis=1) / fit.left[:, 0]
     return replace(known, low=low, high=high)
+
+
+def significant(q_values: np.ndarray) -> pa.Array:
+    """Return which of some q-values (n,) are at most 5 %; null for one that is not known."""
+    return pc.less_equal(pa.array(q_values, from_pandas=True), FALSE_DISCOVERIES)
 
 
 def q_values(p_values: np.ndarray) -> np.ndarray:
