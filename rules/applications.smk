@@ -128,7 +128,8 @@ rule find_subpopulations:
     message:
         "Find what helps which part of {wildcards.target}, {wildcards.mode}"
     shell:
-        "find_subpopulations.py --settings {params.settings:q} --influences {input.influences:q} --data {params.data:q}"
+        "find_subpopulations.py --settings {params.settings:q}"
+        " --influences {input.influences:q} --data {params.data:q}"
         " --helped {output.helped:q} --helped-csv {output.helped_csv:q}"
         " --carriers {output.carriers:q} --carriers-csv {output.carriers_csv:q}"
         " --code {params.code} 2>> {log:q}"
@@ -170,7 +171,8 @@ rule debug_failures:
     message:
         "Find what is behind wrong predictions on {wildcards.target}, {wildcards.mode}"
     shell:
-        "debug_failures.py --settings {params.settings:q} --summary {input.summary:q} --influences {input.influences:q}"
+        "debug_failures.py --settings {params.settings:q} --summary {input.summary:q}"
+        " --influences {input.influences:q}"
         " --data {params.data:q} --transfers {input.transfers:q} --sources {input.sources:q}"
         " --output {output.table:q} --csv {output.csv:q} --code {params.code} 2>> {log:q}"
 
@@ -215,6 +217,7 @@ if study.source.subset.unit == "example":
         message:
             "Find pairs of source and target images for {wildcards.target}, {wildcards.mode}"
         shell:
-            "find_pairs.py --settings {params.settings:q} --influences {input.influences:q} --source {params.source:q}"
+            "find_pairs.py --settings {params.settings:q} --influences {input.influences:q}"
+            " --source {params.source:q}"
             " --target {params.target:q} --output {output.table:q} --csv {output.csv:q}"
             " --code {params.code} 2>> {log:q}"

@@ -105,5 +105,6 @@ rule summarize_counterfactual:
         "Put together the counterfactuals of {wildcards.target}, {wildcards.mode}"
     shell:
         "summarize_counterfactual.py --transfers {input.transfers:q} --sources {input.sources:q}"
-        " --labels {input.labels:q} --settings {params.settings:q} --output {output.table:q} --summary {output.summary:q}"
+        " --labels {input.labels:q} --settings {params.settings:q} --output {output.table:q}"
+        " --summary {output.summary:q}"
         " --code {params.code} 2>> {log:q}"

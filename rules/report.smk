@@ -63,7 +63,7 @@ rule plot_accuracies:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=stages.AccuraciesStage(transfers=study.transfers).model_dump_json(),
+        settings=stages.TransfersStage(transfers=study.transfers).model_dump_json(),
         code=code("plot_accuracies.py"),
     message:
         "Draw the accuracies of all models"

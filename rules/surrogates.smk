@@ -191,7 +191,7 @@ rule plot_surrogates:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=stages.AccuraciesStage(transfers=study.transfers).model_dump_json(),
+        settings=stages.TransfersStage(transfers=study.transfers).model_dump_json(),
         code=code("plot_surrogates.py"),
     message:
         "Draw how far surrogates agree with the influences"

@@ -9,9 +9,10 @@ from transfer_influence.config.settings import parse
 from transfer_influence.config.stages import EmbeddingStage
 from transfer_influence.datasets.sidecar import read_sidecar
 from transfer_influence.job import JobOptions
+from transfer_influence.outcomes.weights import write_tensors
 from transfer_influence.progress import command_line
 from transfer_influence.provenance import Origin
-from transfer_influence.surrogates.embedding import embed, one_trainer, write_embedding
+from transfer_influence.surrogates.embedding import embed, one_trainer
 from transfer_influence.training.devices import device_name
 
 
@@ -40,7 +41,7 @@ def main() -> None:
             )
             device = device_name(trainer.device)
         provenance = origin.provenance(device, time.monotonic() - started)
-        write_embedding(found, arguments.output, provenance)
+        write_tensors(found, arguments.output, provenance)
 
 
 def parser() -> argparse.ArgumentParser:

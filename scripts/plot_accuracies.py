@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
-from transfer_influence.config.stages import AccuraciesStage
+from transfer_influence.config.stages import TransfersStage
 from transfer_influence.figures.accuracies import accuracy_distributions, accuracy_table
 from transfer_influence.figures.style import save
 from transfer_influence.figures.tables import save_table
@@ -16,7 +16,7 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_accuracies"):
-        stage = parse(AccuraciesStage, arguments.settings)
+        stage = parse(TransfersStage, arguments.settings)
         inputs = {"summaries": arguments.summaries}
         origin = Origin.of(stage.model_dump(mode="json"), inputs, arguments.code)
         names = [f"{target}, {mode}" for target, mode in stage.transfers]

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from transfer_influence.config.settings import parse
-from transfer_influence.config.stages import AccuraciesStage
+from transfer_influence.config.stages import TransfersStage
 from transfer_influence.figures.style import save
 from transfer_influence.figures.surrogates import agreement_figure, agreement_table
 from transfer_influence.figures.tables import save_table
@@ -16,7 +16,7 @@ from transfer_influence.provenance import Origin
 def main() -> None:
     arguments = parser().parse_args()
     with command_line("plot_surrogates"):
-        stage, tables = parse(AccuraciesStage, arguments.settings), arguments.tables
+        stage, tables = parse(TransfersStage, arguments.settings), arguments.tables
         origin = Origin.of(stage.model_dump(mode="json"), {"tables": tables}, arguments.code)
         table = agreement_table(tables, stage.transfers)
         save_table(table, arguments.csv)

@@ -13,12 +13,12 @@ from transfer_influence.errors import UserError
 from transfer_influence.job import JobOptions
 from transfer_influence.models.building import build_model
 from transfer_influence.outcomes.tables import write_table
+from transfer_influence.outcomes.weights import write_tensors
 from transfer_influence.surrogates.embedding import (
     batches,
     chosen_models,
     embed,
     one_trainer,
-    write_embedding,
 )
 from transfer_influence.surrogates.scores import read_embedding
 
@@ -61,7 +61,7 @@ def test_features_and_logits_are_those_of_each_model_that_did_not_fail(
         shown = trainer.normalize(torch.cat(images))
     assert np.array_equal(torch.cat(labels).numpy(), trainer.train_loader.labels)
     assert shown.shape == (IMAGES, 3, SIDE, SIDE)
-    write_embedding(found, tmp_path / "view.safetensors", "{}")
+    write_tensors(found, tmp_path / "view.safetensors", "{}")
     read = read_embedding(tmp_path / "view.safetensors")
     assert list(read) == ["0", "2"]
     for number, view in read.items():

@@ -10,12 +10,11 @@ from tests.conftest import CLASSES, SIDE, recipe_values
 from transfer_influence.config.recipe import Architecture, Recipe, TargetRecipe
 from transfer_influence.models.building import build_model
 from transfer_influence.outcomes.evaluation import (
-    area_under_roc,
-    class_means,
     log_odds,
     margin,
     score,
 )
+from transfer_influence.outcomes.measures import area_of_margins, area_under_roc, class_means
 from transfer_influence.training.trainer import EVALUATED_PIXELS, Trainer
 
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ def trainer(planted) -> Trainer:
 @given(logits, st.data())
 def test_margins_are_those_of_a_loop(rows, data):
     labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
-    raw, soft, logit, probability, odds, prediction, loss, _ = score(
+    raw, soft, logit, probability, odds, prediction, loss = score(
         torch.from_numpy(rows), torch.from_numpy(labels)
     )
     for index, (row, label) in enumerate(zip(rows.astype(np.float64), labels, strict=True)):
@@ -65,7 +64,7 @@ def test_margins_are_those_of_a_loop(rows, data):
 @given(logits, st.data())
 def test_a_prediction_is_correct_where_the_margin_is_positive(rows, data):
     labels = data.draw(arrays(np.int64, len(rows), elements=st.integers(0, rows.shape[1] - 1)))
-    raw, *_, prediction, _, _ = score(torch.from_numpy(rows), torch.from_numpy(labels))
+    raw, *_, prediction, _ = score(torch.from_numpy(rows), torch.from_numpy(labels))
     correct = prediction.numpy() == labels
     assert correct[raw.numpy() > 0].all()
     assert not correct[raw.numpy() < 0].any()
@@ -106,8 +105,8 @@ def test_auroc_is_undefined_for_one_class_alone(positive):
 def test_auroc_tells_apart_logits_whose_probabilities_are_both_one():
     rows = torch.tensor([[0.0, 40.0], [0.0, 60.0]])
     labels = np.array([0, 1])
-    positive = score(rows, torch.from_numpy(labels))[-1].numpy()
-    assert area_under_roc(positive, labels == 1) == 1.0
+    margins = score(rows, torch.from_numpy(labels))[0].numpy()
+    assert area_of_margins(margins, labels) == 1.0
 
 
 def test_class_means_of_a_class_without_examples_are_undefined():

@@ -8,17 +8,17 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from transfer_influence.outcomes.evaluation import log_odds
 from transfer_influence.surrogates.gradients import (
     BLOCK,
     blocks,
     gradients_of_margins,
-    margin,
     project,
 )
 from transfer_influence.surrogates.mapping import feature_mapping, label_mapping
 from transfer_influence.surrogates.similarity import (
-    class_means,
     feature_similarity,
+    mean_features,
     nearest_neighbours,
 )
 from transfer_influence.surrogates.trak import trak
@@ -170,7 +170,7 @@ def planted(seed: int = 0):
 
 def test_the_class_that_a_target_copies_is_first():
     source, source_labels, target, labels, logits = planted()
-    means = class_means(source, source_labels, SOURCES)
+    means = mean_features(source, source_labels, SOURCES)
     scores = {
         "similarity": feature_similarity(means, target),
         "neighbours": nearest_neighbours(source, source_labels, SOURCES, target),
@@ -211,7 +211,7 @@ def test_mean_cosine():
 
 def test_a_class_has_the_mean_of_its_images():
     features = np.array([[1.0, 0], [0, 1], [3, 0]], np.float32)
-    assert class_means(features, np.array([0, 1, 0]), 2).tolist() == [[2, 0], [0, 1]]
+    assert mean_features(features, np.array([0, 1, 0]), 2).tolist() == [[2, 0], [0, 1]]
     assert feature_mapping(np.array([[2.0, 0], [0, 1]]), features).tolist() == [2 / 3, 1 / 3]
 
 
@@ -271,7 +271,7 @@ def test_projections_keep_products_as_those_of_traker_do():
 def test_margins_are_log_odds():
     logits, labels = torch.randn(5, 4), torch.tensor([0, 3, 1, 2, 2])
     p = logits.softmax(dim=1)[torch.arange(5), labels]
-    assert torch.allclose(margin(logits, labels), (p / (1 - p)).log(), atol=1e-5)
+    assert torch.allclose(log_odds(logits, labels), (p / (1 - p)).log(), atol=1e-5)
 
 
 def test_gradients_are_those_of_each_image_by_itself():
@@ -284,7 +284,7 @@ def test_gradients_are_those_of_each_image_by_itself():
     found = gradients_of_margins(network, trained, images, labels)
     assert list(found) == trained
     for i in range(5):
-        value = margin(network(images[i : i + 1]), labels[i : i + 1])[0]
+        value = log_odds(network(images[i : i + 1]), labels[i : i + 1])[0]
         expected = torch.autograd.grad(value, [network.get_parameter(name) for name in trained])
         for name, each in zip(trained, expected, strict=True):
             assert torch.allclose(found[name][i], each, atol=1e-5)

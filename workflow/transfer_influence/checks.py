@@ -184,8 +184,7 @@ def too_much_removed(study: Study, units: int) -> Iterator[str]:
         for name, listed in settings.lists.items():
             if not fits(list_entries, listed.file):
                 continue
-            length = len(list_entries(listed.file))
-            left = length if listed.keep else units - length
+            left = units - listed.removed(units)
             if left < LEAST_KEPT:
                 yield (
                     f"targets.{target}.lists.{name}: {listed.file} leaves {left} of {units} units, "

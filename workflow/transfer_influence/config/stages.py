@@ -214,8 +214,8 @@ class ComparisonStage(Settings):
     unit: Unit
 
 
-class AccuraciesStage(Settings):
-    """What the summaries of a figure of accuracies are of."""
+class TransfersStage(Settings):
+    """What the tables of a figure of all targets and modes are of, in the same order."""
 
     transfers: list[tuple[str, Mode]]
 

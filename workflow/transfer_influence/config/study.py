@@ -272,6 +272,15 @@ class TargetList(Settings):
         assert path is not None
         return path
 
+    def removed(self, units: int) -> int:
+        """Return how many of so many units are removed.
+
+        Raises:
+            UserError: the file is missing, unreadable or empty.
+        """
+        length = len(list_entries(self.file))
+        return units - length if self.keep else length
+
 
 class Target(Settings):
     """One downstream task."""
@@ -429,6 +438,15 @@ class Counterfactuals(Settings):
         return self
 
     @property
+    def jobs(self) -> list[range]:
+        """The replicates that the jobs of a point retrain."""
+        size = self.replicates_per_job
+        return [
+            range(first, min(first + size, self.replicates))
+            for first in range(0, self.replicates, size)
+        ]
+
+    @property
     def points(self) -> list[tuple[str, int]]:
         """The points of all curves: an order, or the name of a list, and how many units it removes.
 
@@ -512,11 +530,10 @@ class Removal:
         Raises:
             UserError: a list is missing, unreadable or empty.
         """
-        if self.listed is None:
-            assert self.count is not None
-            return self.count
-        length = len(list_entries(self.listed.file))
-        return units - length if self.listed.keep else length
+        if self.listed:
+            return self.listed.removed(units)
+        assert self.count is not None
+        return self.count
 
     @classmethod
     def at(
@@ -536,12 +553,30 @@ class Removal:
         that of the ranking of a target, or of one of `surrogates`.
         """
         if count == 0:
-            return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
-        point = f"{order}-{count}" if budget == "epochs" else f"{order}-{count}-{budget}"
+            return cls.baseline(replicates)
+        point = cls._name(f"{order}-{count}", budget, replicates)
         if order in (*RANKED_ORDERS, *surrogates):
-            name = f"{target}-{mode}-{point}-{replicates.start}"
+            name = f"{target}-{mode}-{point}"
             return cls(name, order, count, replicates, (target, mode), budget)
-        return cls(f"{point}-{replicates.start}", order, count, replicates, None, budget)
+        return cls(point, order, count, replicates, None, budget)
+
+    @classmethod
+    def baseline(cls, replicates: range) -> "Removal":
+        """Return the removal of nothing, for some replicates."""
+        return cls(f"{BASELINE}-{replicates.start}", None, 0, replicates, None)
+
+    @classmethod
+    def of_list(
+        cls, target: str, order: str, listed: TargetList, replicates: range, budget: Budget
+    ) -> "Removal":
+        """Return the removal of a list of one target, by its name, for some replicates."""
+        name = cls._name(f"{target}-{order}", budget, replicates)
+        return cls(name, order, None, replicates, None, budget, listed)
+
+    @staticmethod
+    def _name(point: str, budget: Budget, replicates: range) -> str:
+        by = "" if budget == "epochs" else f"-{budget}"
+        return f"{point}{by}-{replicates.start}"
 
 
 class Study(Settings):
@@ -700,18 +735,8 @@ class Study(Settings):
         if self.surrogates is None or not self.surrogates.methods:
             return []
         plan, wanted = self.counterfactuals, self.surrogates.checkpoints
-        size = plan.replicates_per_job if plan else wanted
-        trained = plan.replicates if plan else wanted
-        return [
-            Removal(
-                name=f"{BASELINE}-{first}",
-                order=None,
-                count=0,
-                replicates=range(first, min(first + size, trained)),
-                ranking=None,
-            )
-            for first in range(0, wanted, size)
-        ]
+        jobs = plan.jobs if plan else [range(wanted)]
+        return [Removal.baseline(replicates) for replicates in jobs if replicates.start < wanted]
 
     @property
     def ranked_by(self) -> Estimator:
@@ -765,11 +790,6 @@ class Study(Settings):
         plan = self.counterfactuals
         if plan is None:
             return []
-        size = plan.replicates_per_job
-        jobs = [
-            range(first, min(first + size, plan.replicates))
-            for first in range(0, plan.replicates, size)
-        ]
         surrogates = self.surrogate_names
         first = self.targets[target].modes[0]  # a surrogate says the same in all modes
         removals = [
@@ -784,23 +804,13 @@ class Study(Settings):
             )
             for budget in plan.budgets
             for order, count in plan.points
-            for replicates in jobs
+            for replicates in plan.jobs
         ]
         removals += [
-            Removal(
-                name="-".join(
-                    [target, name, *([] if budget == "epochs" else [budget]), str(replicates.start)]
-                ),
-                order=name,
-                count=None,
-                replicates=replicates,
-                ranking=None,
-                budget=budget,
-                listed=listed,
-            )
+            Removal.of_list(target, name, listed, replicates, budget)
             for budget in plan.budgets
             for name, listed in self.targets[target].lists.items()
-            for replicates in jobs
+            for replicates in plan.jobs
         ]
         return list(dict.fromkeys(removals))
 

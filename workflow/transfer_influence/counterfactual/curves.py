@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from transfer_influence.config.study import BASELINE, Budget, Order
-from transfer_influence.counterfactual.replicates import by_replicate, half_width
+from transfer_influence.counterfactual.replicates import by_replicate, half_width, mean_and_ends
 from transfer_influence.counterfactual.tables import VALIDATION
 from transfer_influence.counterfactual.verdicts import CONTROLS, claim_of, differences, verdict
 from transfer_influence.outcomes.tables import read_table, write_table
@@ -56,10 +56,9 @@ def summary_of(models: pd.DataFrame) -> pd.DataFrame:
 
     Columns of the point: `order` (`none` for the baseline), `removed`, `replicates`; `accuracy`,
     `validation_accuracy` and `source_accuracy` (means); `images` and `steps` of the training of
-    source models (means); `validation_images`, the size of the
-    validation split; `standard_deviation` of the accuracy, and `low` and `high`, the 95 %
-    t-interval of its mean. For each control, `none`, and `random` and `random_matched` at the same
-    number,
+    source models (means); `validation_images`, the size of the validation split;
+    `standard_deviation` of the accuracy, and `low` and `high`, the 95 % t-interval of its mean. For
+    each control, `none`, and `random` and `random_matched` at the same number,
     `against_{control}`: the mean difference between replicates that share their seeds, with its
     interval (`_low`, `_high`), the p-value of no difference (`_p_value`) and the same corrected for
     the number of points (`_p_corrected`), see `verdicts.differences`.
@@ -217,10 +216,7 @@ def _read_off(models: pd.DataFrame, order: str) -> dict[str, Any]:
 
 def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
     """Return the mean of some values, its interval, and their number, by their columns' names."""
-    column = pd.Series(values, dtype=float)
-    mean = column.mean()
-    half = half_width(pd.Series([column.std()]), pd.Series([len(column)])).item()
-    return dict(zip(_names(name), (mean, mean - half, mean + half, len(column)), strict=True))
+    return dict(zip(_names(name), (*mean_and_ends(values), len(values)), strict=True))
 
 
 def _names(name: str) -> list[str]:

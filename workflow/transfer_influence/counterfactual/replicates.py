@@ -18,6 +18,14 @@ def by_replicate(models: pd.DataFrame, order: str, values: str = "accuracy") -> 
     return rows.pivot(index="replicate", columns="removed", values=values).astype(float)
 
 
+def mean_and_ends(values: np.ndarray) -> list[float]:
+    """Return the mean of some values and the ends of its 95 % t-interval, see `half_width`."""
+    column = pd.Series(values, dtype=float)
+    mean = column.mean()
+    half = half_width(pd.Series([column.std()]), pd.Series([len(column)])).item()
+    return [mean, mean - half, mean + half]
+
+
 def half_width(standard_deviation: pd.Series, count: pd.Series) -> pd.Series:
     """Return half the 95 % t-interval of means of `count` values; NaN for fewer than three."""
     enough = count.where(count >= LEAST_REPLICATES)

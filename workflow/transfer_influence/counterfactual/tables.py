@@ -52,6 +52,7 @@ def summarize_counterfactual(
             `failed_models` is "stop"; all replicates of a point failed.
     """
     tables = []
+    units = 0  # of the source; counted when the first whole list asks for it
     left: set[Point] = set()  # points with a model
     failed: dict[Point, tuple[Path, list[int]]] = {}  # with a table, and who failed there
     for path, source_path in zip(transfers, sources, strict=True):
@@ -60,7 +61,8 @@ def summarize_counterfactual(
         rows, source, lost = read_outcomes(path, source_path)
         removed = removal["count"]
         if removed is None:  # a whole list
-            removed = most_units(sources) - most_units([source_path])
+            units = units or units_seen(sources)
+            removed = units - units_seen([source_path])
         point = Point(removal["order"] or BASELINE, budget, removed)
         if lost:
             failed[point] = path, lost
@@ -86,8 +88,8 @@ def summarize_counterfactual(
     write_table(pa.concat_tables(tables), output, provenance)
 
 
-def most_units(sources: list[Path]) -> int:
-    """Return how many units those models have seen that have seen most."""
+def units_seen(sources: list[Path]) -> int:
+    """Return how many units those models have seen that have seen most: of a study, all."""
     masks = (read_table(path, ["mask"])["mask"][0].as_py() for path in sources)
     return max(int.from_bytes(mask).bit_count() for mask in masks)
 

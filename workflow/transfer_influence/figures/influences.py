@@ -21,7 +21,7 @@ from transfer_influence.figures.style import (
 from transfer_influence.figures.tables import MOST_ROWS, read_rows
 
 MOST_BARS = 40
-OF_ACCURACY = ("accuracy", "is_correct")  # outcomes that need no second panel
+ACCURACIES = ("accuracy", "is_correct")  # outcomes that need no second panel
 
 
 def influence_table(ranking: Path) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def influence_bars(
     if hidden:
         rows = pd.concat([rows[:half], rows[-half:].assign(place=np.arange(half) + half + 1)])
     figure = Figure(figsize=(WIDTH, 1.6 + 0.19 * len(rows)))
-    beside = outcome not in OF_ACCURACY and bool(rows["accuracy_influence"].notna().any())
+    beside = outcome not in ACCURACIES and bool(rows["accuracy_influence"].notna().any())
     better, worse = (
         (f"does more than the average {unit}", f"does less than the average {unit}")
         if one_size

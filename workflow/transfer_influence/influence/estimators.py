@@ -47,16 +47,13 @@ class Fit:
 
     def column(self, number: int) -> "Fit":
         """Return the influences on one column."""
-        chosen = slice(number, number + 1)
-        return Fit(
-            self.influence[:, chosen],
-            self.standard_error[:, chosen],
-            self.freedom[:, chosen],
-            self.left[:, chosen],
-        )
+        return self._part(np.s_[:, number : number + 1])
 
     def units(self, chosen: slice) -> "Fit":
         """Return the influences of some of the source classes."""
+        return self._part(chosen)
+
+    def _part(self, chosen: slice | tuple[slice, ...]) -> "Fit":
         return Fit(
             self.influence[chosen],
             self.standard_error[chosen],

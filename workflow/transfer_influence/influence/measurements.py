@@ -190,15 +190,15 @@ def read_measurements(
     shape = (table.metadata.num_rows, -(-len(names) // 8))
     packed = _empty(shape, memory_gb * GIGABYTE / 4, summary.parent)
     column = SCALARS.get(outcome, outcome)
-    of_accuracy = ["is_correct"] if "is_correct" in table.schema_arrow.names else []
-    columns = list(dict.fromkeys(["model", "mask", column, *of_accuracy]))
+    judged = "is_correct" in table.schema_arrow.names
+    columns = list(dict.fromkeys(["model", "mask", column, *(["is_correct"] if judged else [])]))
     numbers, targets, accuracies = [], [], []
     for first, rows in _chunks(table, columns, summary):
         packed[first : first + len(rows)] = _packed(rows["mask"], len(names), summary)
         numbers.append(rows["model"].to_numpy())
         targets.append(_of_target(rows, outcome, images, summary))
-        correct = [_of_target(rows, "accuracy", images, summary) for _ in of_accuracy]
-        accuracies.append(np.hstack([np.empty((len(rows), 0)), *correct]))
+        unknown = np.empty((len(rows), 0))
+        accuracies.append(_of_target(rows, "accuracy", images, summary) if judged else unknown)
     models = np.concatenate(numbers).astype(np.int64)
     order = np.argsort(models, kind="stable")
     _check_each_once(models[order], summary)

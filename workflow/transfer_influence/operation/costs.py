@@ -196,7 +196,8 @@ def examples_of_jobs(study: Study, group: JobGroup) -> list[int]:
     if group.rule == "train_sources":
         kept = [units_of_model(study, units)] * len(group.jobs)
     elif group.rule == "counterfactual_source":
-        removals = [study.all_removals[job.name] for job in group.jobs]
+        every = study.all_removals
+        removals = [every[job.name] for job in group.jobs]
         # By steps, a model takes as long as with nothing removed.
         kept = [
             units - removal.removed(units) if removal.budget == "epochs" else units

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transfer_influence.config.study import Study
+from transfer_influence.influence.measurements import SCALARS
 from transfer_influence.operation.census import StageProgress, census
 from transfer_influence.operation.costs import (
     Cost,
@@ -166,7 +167,7 @@ def influence_bytes(study: Study, group: JobGroup) -> int:
     Raises:
         UserError: a data set has not been converted.
     """
-    if study.influence.outcome in ("accuracy", "auroc"):
+    if study.influence.outcome in SCALARS:
         return 0  # of the target as a whole
     units = sidecar_of(study, study.source.dataset).units(study.source.subset.unit)
     each = units * sidecar_of(study, dataset_of(study, group)).test_count * 2 * 4

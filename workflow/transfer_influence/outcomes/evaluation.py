@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from transfer_influence.outcomes.measures import area_under_roc, class_means
+from transfer_influence.outcomes.measures import accuracies, area_of_margins
 
 Scores = tuple[torch.Tensor, ...]  # of a batch, see `score`
 
@@ -45,11 +45,9 @@ class Evaluation:
             per_class: whether `accuracy` is the mean over classes.
         """
         columns = [torch.cat(column).cpu().numpy() for column in zip(*scores, strict=True)]
-        raw_margin, softmax_margin, raw_logit, probability, odds, prediction, loss, positive = (
-            columns
-        )
+        raw_margin, softmax_margin, raw_logit, probability, odds, prediction, loss = columns
         is_correct = prediction == labels
-        class_accuracy = class_means(is_correct, labels, classes)
+        accuracy, class_accuracy = accuracies(is_correct, labels, classes, per_class)
         return cls(
             raw_margin=raw_margin,
             softmax_margin=softmax_margin,
@@ -59,9 +57,9 @@ class Evaluation:
             is_correct=is_correct,
             prediction=prediction.astype(np.int32),
             loss=float(loss.mean(dtype=np.float64)),
-            accuracy=float(np.nanmean(class_accuracy) if per_class else is_correct.mean()),
+            accuracy=accuracy,
             class_accuracy=class_accuracy,
-            auroc=area_under_roc(positive, labels == 1) if classes == 2 else None,
+            auroc=area_of_margins(raw_margin, labels) if classes == 2 else None,
         )
 
 
@@ -73,9 +71,8 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
         labels: int64 (n,).
 
     Returns:
-        raw margin, softmax margin, true logit, true probability, log odds, prediction,
-        cross-entropy, and the logit of class 1 minus that of class 0 (which ranks as its
-        probability does where there are two classes, but never saturates); each (n,).
+        raw margin, softmax margin, true logit, true probability, log odds, prediction and
+        cross-entropy, each (n,).
     """
     probabilities = logits.softmax(dim=1)
     return (
@@ -86,7 +83,6 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
         log_odds(logits, labels),
         logits.argmax(dim=1),
         functional.cross_entropy(logits, labels, reduction="none"),
-        logits[:, 1] - logits[:, 0],
     )
 
 

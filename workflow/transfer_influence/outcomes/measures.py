@@ -10,6 +10,24 @@ def class_means(values: np.ndarray, labels: np.ndarray, classes: int) -> np.ndar
         return np.bincount(labels, weights=values, minlength=classes) / counts
 
 
+def accuracies(
+    is_correct: np.ndarray, labels: np.ndarray, classes: int, per_class: bool
+) -> tuple[float, np.ndarray]:
+    """Return the accuracy of a model, and that of each class.
+
+    Args:
+        is_correct: bool (n,).
+        labels: int64 (n,).
+        classes: how many there are.
+        per_class: whether the accuracy is the mean over classes with examples.
+
+    Returns:
+        The accuracy, and float64 (classes,), NaN for a class without examples.
+    """
+    of_classes = class_means(is_correct, labels, classes)
+    return float(np.nanmean(of_classes) if per_class else is_correct.mean()), of_classes
+
+
 def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the probability that a positive example scores above a negative one.
 
@@ -28,7 +46,7 @@ def area_of_margins(margins: np.ndarray, labels: np.ndarray) -> float:
     """Return the area under the ROC curve of class 1 of two classes, from margins of logits.
 
     A margin is the logit of class 1 minus that of class 0, or the other way round where the label
-    is 0, and it ranks as the probability of class 1 does.
+    is 0. It ranks as the probability of class 1 does, but never saturates.
     """
     positive = labels == 1
     return area_under_roc(np.where(positive, margins, -margins), positive)

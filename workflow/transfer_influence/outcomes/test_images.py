@@ -13,7 +13,7 @@ from transfer_influence.config.recipe import Accuracy
 from transfer_influence.config.stages import JudgedStage
 from transfer_influence.datasets.held_out import hold_out
 from transfer_influence.datasets.sidecar import read_labels
-from transfer_influence.outcomes.measures import class_means
+from transfer_influence.outcomes.measures import accuracies
 from transfer_influence.seeds import Stage, stream
 
 
@@ -76,7 +76,7 @@ class TestImages:
             float64 (models, classes + 1), the whole target last; 0 for a class without such images,
             which does not count for the whole.
         """
-        labels, values = self.labels[images], outcomes[:, images].astype(np.float64)
+        labels, values = self.labels[images], outcomes[:, images].astype(np.float64, copy=False)
         counts = np.bincount(labels, minlength=self.labels.max() + 1)
         order = np.argsort(labels, kind="stable")
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -99,10 +99,8 @@ class TestImages:
         Returns:
             The accuracy, and float64 (classes,), NaN for a class without such images.
         """
-        correct = is_correct[images]
-        of_classes = class_means(correct, self.labels[images], classes)
         per_class = self.accuracy == "per_class"
-        return float(np.nanmean(of_classes) if per_class else correct.mean()), of_classes
+        return accuracies(is_correct[images], self.labels[images], classes, per_class)
 
 
 def judged_images(stage: JudgedStage, labels: Path) -> TestImages:

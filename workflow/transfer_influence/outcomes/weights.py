@@ -1,4 +1,4 @@
-"""The weights of a shard of source models, in one file."""
+"""The weights of a shard of source models, in one file; and files of tensors."""
 
 import hashlib
 import json
@@ -15,17 +15,22 @@ from transfer_influence.provenance import KEY
 
 
 def write_weights(models: list[int], shard: PartialShard, weights: Path, provenance: str) -> None:
-    """Write the weights of all models of a shard; a failed model has none.
-
-    The header holds the provenance and `digest`, of all names and values.
-    """
+    """Write the weights of all models of a shard; a failed model has none."""
     tensors = {
         f"{number}/{key}": value
         for number in models
         for key, value in shard.weights(number).items()
     }
+    write_tensors(tensors, weights, provenance)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, provenance: str) -> None:
+    """Write a safetensors file, atomically.
+
+    The header holds the provenance and `digest`, of all names and values.
+    """
     told = json.loads(provenance) | {"digest": digest_of(tensors)}
-    with atomic(weights) as temporary:
+    with atomic(path) as temporary:
         save_file(tensors, temporary, {KEY: json.dumps(told)})
 
 

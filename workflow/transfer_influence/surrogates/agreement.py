@@ -12,7 +12,7 @@ from scipy.special import ndtri, stdtrit
 from transfer_influence.config.stages import AgreementStage, InfluenceStage
 from transfer_influence.config.study import Budget
 from transfer_influence.counterfactual.curves import areas
-from transfer_influence.counterfactual.replicates import half_width
+from transfer_influence.counterfactual.replicates import mean_and_ends
 from transfer_influence.errors import UserError
 from transfer_influence.influence.correlation import (
     jackknifed_intervals,
@@ -212,13 +212,6 @@ def curve_areas(models: pd.DataFrame | None, names: list[str]) -> pd.DataFrame:
             row += mean_and_ends(areas(models, order, control) if both else np.empty(0))
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
-
-
-def mean_and_ends(values: np.ndarray) -> list[float]:
-    """Return the mean of some values and the ends of its 95 % t-interval."""
-    column = pd.Series(values, dtype=float)
-    half = half_width(pd.Series([column.std()]), pd.Series([len(column)])).item()
-    return [column.mean(), column.mean() - half, column.mean() + half]
 
 
 def with_ends(name: str) -> list[str]:

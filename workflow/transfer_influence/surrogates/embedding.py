@@ -1,39 +1,35 @@
 """What models trained on all source classes make of images: computed once, for all surrogates."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from transfer_influence.config.stages import EmbeddingStage
 from transfer_influence.errors import UserError
-from transfer_influence.files import atomic
 from transfer_influence.job import JobOptions
-from transfer_influence.models.building import build_model, head_name, head_of, place
+from transfer_influence.models.building import build_model, head_name, place
 from transfer_influence.outcomes.rows import failed_models
-from transfer_influence.outcomes.weights import digest_of, read_weights
-from transfer_influence.provenance import KEY
+from transfer_influence.outcomes.weights import read_weights
 from transfer_influence.seeds import Stage, stream
 from transfer_influence.surrogates.gradients import gradients_of_margins, project
 from transfer_influence.training.heads import solve_head
-from transfer_influence.training.trainer import Trainer, mixed_precision, open_trainer
+from transfer_influence.training.trainer import Trainer, open_trainer
 
 PENALTY = 0.01  # of the head that target images have gradients through
 MOST_BYTES = {"cpu": 2**29, "cuda": 2**33}  # of the gradients of a batch
 
 
-@contextlib.contextmanager
-def one_trainer(data: Path, stage: EmbeddingStage, options: JobOptions) -> Iterator[Trainer]:
-    """Yield a trainer on one device, of a job that has nothing to share with others."""
+def one_trainer(
+    data: Path, stage: EmbeddingStage, options: JobOptions
+) -> contextlib.AbstractContextManager[Trainer]:
+    """Open a trainer on one device, of a job that has nothing to share with others."""
     alone = replace(options, processes=1, gpus=min(1, options.gpus))
-    with open_trainer(data, stage.recipe, alone) as trainer:
-        yield trainer
+    return open_trainer(data, stage.recipe, alone)
 
 
 def embed(
@@ -100,19 +96,13 @@ def chosen_models(
     return models[:wanted]
 
 
-@torch.inference_mode()
 def look(trainer: Trainer, model: nn.Module) -> dict[str, torch.Tensor]:
     """Return `features`, float32 (n, d), and `logits`, float32 (n, classes), of all images."""
-    given: list[torch.Tensor] = []
-    logits: list[torch.Tensor] = []
-    handle = head_of(model).register_forward_pre_hook(
-        lambda _, inputs: given.append(inputs[0].float().cpu())
-    )
-    for images, _ in batches(trainer, trainer.evaluation_batch_size):
-        with mixed_precision(trainer.recipe, trainer.device):
-            logits.append(model(trainer.normalize(images)).float().cpu())
-    handle.remove()
-    return {"features": torch.cat(given), "logits": torch.cat(logits)}
+    frozen = trainer.frozen(model)
+    seen = (frozen.seen(images) for images, _ in batches(trainer, trainer.evaluation_batch_size))
+    parts = [[values.float().cpu() for values in both] for both in seen]
+    features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return {"features": features, "logits": logits}
 
 
 def batches(trainer: Trainer, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -149,10 +139,3 @@ def projected(
             for batch in batches(trainer, size)
         ]
     )
-
-
-def write_embedding(tensors: dict[str, torch.Tensor], path: Path, provenance: str) -> None:
-    """Write what `embed` found to a safetensors file, atomically."""
-    told = json.loads(provenance) | {"digest": digest_of(tensors)}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, {KEY: json.dumps(told)})

@@ -6,20 +6,17 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from transfer_influence.outcomes.evaluation import log_odds
+
 BLOCK = 2**15  # parameters that are projected at a time
-
-
-def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return log(p / (1 − p)) of the true class, (n,), of logits (n, classes), as TRAK has it."""
-    chosen = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return chosen[:, 0] - others.logsumexp(dim=1)
 
 
 def gradients_of_margins(
     network: nn.Module, trained: list[str], images: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the gradient of each image's margin: for each parameter, float32 (n, *shape).
+    """Return the gradient of each image's log odds, the margin of TRAK.
+
+    By parameter, float32 (n, *shape).
 
     Args:
         network: from images to logits, in the state of evaluation.
@@ -31,7 +28,7 @@ def gradients_of_margins(
     parameters = {name: state[name].detach() for name in trained}
 
     def one(parameters: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor):  # type: ignore[no-untyped-def]
-        return margin(functional_call(network, parameters, (image[None],)), label[None])[0]
+        return log_odds(functional_call(network, parameters, (image[None],)), label[None])[0]
 
     found = vmap(grad(one), in_dims=(None, 0, 0))(parameters, images, labels)
     return {name: each.detach() for name, each in found.items()}

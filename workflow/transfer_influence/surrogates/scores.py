@@ -16,8 +16,8 @@ from transfer_influence.outcomes.tables import write_table
 from transfer_influence.subsets import read_units
 from transfer_influence.surrogates.mapping import feature_mapping, label_mapping
 from transfer_influence.surrogates.similarity import (
-    class_means,
     feature_similarity,
+    mean_features,
     nearest_neighbours,
 )
 from transfer_influence.surrogates.trak import trak
@@ -51,7 +51,7 @@ class View:
     @property
     def means(self) -> np.ndarray:
         """Mean features of the source classes, float64 (classes, d)."""
-        return class_means(self.source["features"], self.source_labels, self.classes)
+        return mean_features(self.source["features"], self.source_labels, self.classes)
 
 
 def _losing(score: Score) -> Callable[[View], np.ndarray]:
@@ -134,7 +134,7 @@ def read_views(
 
 
 def read_embedding(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Read what `embedding.write_embedding` wrote: arrays by name, by the number of the model.
+    """Read what `embedding.embed` found: arrays by name, by the number of the model.
 
     Raises:
         UserError: the file is missing or damaged.

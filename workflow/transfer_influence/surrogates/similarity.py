@@ -6,7 +6,7 @@ NEIGHBOURS = 10  # source images that a target image votes for
 CHUNK = 2**14  # source images at a time
 
 
-def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+def mean_features(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Return the mean features of each class, float64 (classes, d).
 
     Args:

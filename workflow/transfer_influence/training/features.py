@@ -33,18 +33,22 @@ class FrozenModel:
     network: Network
     head: Network
 
-    @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the head is given for some images."""
+        return self.seen(images)[0]
+
+    @torch.no_grad()
+    def seen(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the head is given for some images, and the logits of the model."""
         given: list[torch.Tensor] = []
         handle = head_of(self.model).register_forward_pre_hook(
             lambda _, inputs: given.append(inputs[0])
         )
         try:
-            self.network(images)
+            logits = self.network(images)
         finally:
             handle.remove()
-        return given[0]
+        return given[0], logits
 
     @torch.no_grad()
     def is_function(self, images: torch.Tensor) -> bool:

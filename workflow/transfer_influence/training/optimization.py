@@ -54,8 +54,7 @@ class Optimization:
         images = len(labels) if as_for is None else as_for
         planned = images // min(recipe.batch_size, images)  # steps in an epoch of the schedule
         schedule = learning_rates(recipe, planned)
-        self._left = len(schedule)
-        self.steps_taken = 0
+        self.all_steps = self._left = len(schedule)
         self.epochs = -(-len(schedule) // self.steps)
         self.resolutions = [
             recipe.training_resolutions[epoch * self.steps // planned]
@@ -82,7 +81,6 @@ class Optimization:
         """Change the model's parameters so that the loss of a batch falls."""
         self.rate = next(self._rates)
         self._left -= 1
-        self.steps_taken += 1
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer, rate=self.rate)  # type: ignore[arg-type]

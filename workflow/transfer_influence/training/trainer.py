@@ -177,7 +177,7 @@ class Trainer:
             if watch is not None:
                 watch(epoch + 1, known)
         best.restore()
-        return Effort(len(examples), optimization.steps_taken)
+        return Effort(len(examples), optimization.all_steps)
 
     def _held_out(
         self, examples: np.ndarray, seeds: TrainingSeeds, name: str
@@ -213,7 +213,7 @@ class Trainer:
         model.eval()
         resolution = self.recipe.training_resolutions[-1]
         batches = self.train_loader.batches(examples, self.evaluation_batch_size, None, resolution)
-        frozen = self._frozen(model)
+        frozen = self.frozen(model)
         parts = [(frozen.features(images), labels) for images, labels in batches]
         features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         loss = training_loss(self.recipe, self.train_loader.labels[examples], self.classes)
@@ -229,7 +229,7 @@ class Trainer:
         prepare_for_training(model, self.recipe)
         if not only_head_trains(model):
             return False
-        return keeps_features(self._frozen(model), self.train_loader, self.recipe)
+        return keeps_features(self.frozen(model), self.train_loader, self.recipe)
 
     def _inputs(self, model: nn.Module) -> tuple[Loader, Network]:
         """Return what epochs read their batches from, and what makes logits of these.
@@ -237,7 +237,7 @@ class Trainer:
         Images and the whole model; or, where that is the same training, features that are kept and
         the head.
         """
-        frozen = self._frozen(model)
+        frozen = self.frozen(model)
         if self.keeps_features(model):
             features = FeatureLoader(
                 self.train_loader, frozen, self.recipe, self.evaluation_batch_size
@@ -245,7 +245,7 @@ class Trainer:
             return features, frozen.head
         return self.train_loader, frozen.network
 
-    def _frozen(self, model: nn.Module) -> FrozenModel:
+    def frozen(self, model: nn.Module) -> FrozenModel:
         """Return a model with what runs it, as a whole and from its features on."""
         network = nn.Sequential(self.normalize, model)
         return FrozenModel(model, self._network(network), self._network(head_of(model)))
